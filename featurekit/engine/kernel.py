@@ -1,0 +1,229 @@
+"""The one function that runs a program over a block of rows, and dispatches its instructions."""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numba import njit
+from numba.core import event
+from numpy.typing import NDArray
+
+from featurekit.engine import loops
+from featurekit.engine.loops import F8, jit
+
+F4: TypeAlias = NDArray[np.float32]
+I8: TypeAlias = NDArray[np.int64]
+
+Op = IntEnum(
+    "Op",
+    "COPY ADD SUB MUL DIV OVER MINIMUM MAXIMUM LT LE EQ NEG ABS SIGN LOG LOG1P EXP SQRT TANH ASINH "
+    "SIN COS DEFINED WHERE FILL COMOMENT DEVIATION SLOPE RANK QUANTILE EMA WILDER SMOOTH SAR HOLD "
+    "SINCE RUNNING_MAX CUMSUM AFTER",
+)
+OPERANDS = 6
+
+# Doubles of state of each recursion, all 0 at the start.
+STATE = {
+    Op.EMA: 3,
+    Op.WILDER: 3,
+    Op.SMOOTH: 2,
+    Op.SAR: 7,
+    Op.HOLD: 2,
+    Op.SINCE: 2,
+    Op.RUNNING_MAX: 1,
+    Op.CUMSUM: 1,
+    Op.AFTER: 1,
+}
+
+
+@jit
+def execute(code: I8, values: F8, r: F8, state: F8, n: int) -> None:
+    """Runs every instruction over n rows; operands are places in the register file `r`."""
+    for j in range(code.shape[0]):
+        op, a, b, c = code[j, 0], code[j, 2], code[j, 3], code[j, 4]
+        p, q = values[j, 0], values[j, 1]
+        o = r[code[j, 1] : code[j, 1] + n]
+        x, y, z = r[a : a + n], r[b : b + n], r[c : c + n]
+        s = state[code[j, 8] :]
+        if op == Op.ADD:
+            for i in range(n):
+                o[i] = x[i] + y[i]
+        elif op == Op.SUB:
+            for i in range(n):
+                o[i] = x[i] - y[i]
+        elif op == Op.MUL:
+            for i in range(n):
+                o[i] = x[i] * y[i]
+        elif op == Op.DIV:
+            for i in range(n):
+                o[i] = x[i] / y[i]
+        elif op == Op.OVER:
+            loops.over(x, y, z, o)
+        elif op == Op.MINIMUM:
+            loops.minimum(x, y, o)
+        elif op == Op.MAXIMUM:
+            loops.maximum(x, y, o)
+        elif op == Op.LT:
+            loops.less(x, y, o)
+        elif op == Op.LE:
+            loops.less_equal(x, y, o)
+        elif op == Op.EQ:
+            loops.equal(x, y, o)
+        elif op == Op.WHERE:
+            loops.where(x, y, z, o)
+        elif op == Op.COPY:
+            o[:] = x
+        elif op == Op.NEG:
+            for i in range(n):
+                o[i] = -x[i]
+        elif op == Op.ABS:
+            for i in range(n):
+                o[i] = abs(x[i])
+        elif op == Op.SQRT:
+            for i in range(n):
+                o[i] = np.sqrt(x[i])
+        elif op == Op.SIGN:
+            for i in range(n):
+                o[i] = np.sign(x[i])
+        elif op == Op.LOG:
+            for i in range(n):
+                o[i] = np.log(x[i])
+        elif op == Op.LOG1P:
+            for i in range(n):
+                o[i] = np.log1p(x[i])
+        elif op == Op.EXP:
+            for i in range(n):
+                o[i] = np.exp(x[i])
+        elif op == Op.TANH:
+            for i in range(n):
+                o[i] = np.tanh(x[i])
+        elif op == Op.ASINH:
+            for i in range(n):
+                o[i] = np.arcsinh(x[i])
+        elif op == Op.SIN:
+            for i in range(n):
+                o[i] = np.sin(x[i])
+        elif op == Op.COS:
+            for i in range(n):
+                o[i] = np.cos(x[i])
+        elif op == Op.DEFINED:
+            for i in range(n):
+                o[i] = 1.0 if x[i] == x[i] else 0.0
+        elif op == Op.FILL:
+            for i in range(n):
+                o[i] = x[i] if x[i] == x[i] else y[i]
+        elif op == Op.COMOMENT:
+            d, e, f = code[j, 5], code[j, 6], code[j, 7]
+            loops.comoment(x, y, z, r[d : d + n], r[e : e + n], r[f : f + n], p, q, o)
+        elif op == Op.DEVIATION:
+            loops.deviation(r[a : a + n + int(p) - 1], y, int(p), int(q), o)
+        elif op == Op.SLOPE:
+            loops.slope(r[a : a + n + int(p) - 1], int(p), o)
+        elif op == Op.RANK:
+            loops.rank(r[a : a + n + int(p) - 1], int(p), o)
+        elif op == Op.QUANTILE:
+            loops.quantile(r[a : a + n + int(p) - 1], int(p), q, o)
+        elif op == Op.EMA:
+            loops.ema(x, int(p), int(q), int(values[j, 2]), s, o)
+        elif op == Op.WILDER:
+            loops.wilder(x, y, int(p), int(q), s, o)
+        elif op == Op.SMOOTH:
+            loops.smooth(x, y, z, s, o)
+        elif op == Op.SAR:
+            loops.sar(x, y, p, q, s, o)
+        elif op == Op.HOLD:
+            loops.hold(x, y, s, o)
+        elif op == Op.SINCE:
+            loops.since(x, p, s, o)
+        elif op == Op.RUNNING_MAX:
+            loops.running_max(x, y, z, s, o)
+        elif op == Op.CUMSUM:
+            loops.cumsum(x, y, s, o)
+        elif op == Op.AFTER:
+            loops.after(x, p, s, o)
+
+
+def _cached(source: int) -> Any:  # noqa: ANN401  # numba has no types
+    """The runner, in numba's cache under `source`: a cached function knows its own file only."""
+
+    @njit(cache=True, error_model="numpy")
+    def run(
+        code: I8,
+        values: F8,
+        history: I8,
+        places: I8,
+        outputs: I8,
+        r: F8,
+        state: F8,
+        inputs: F8,
+        rows32: F4,
+        columns32: F4,
+        columns64: F8,
+        column: int,
+        block: int,
+    ) -> None:
+        """Runs a program over inputs [n_inputs, n], `block` rows at a time, into what is not empty.
+
+        The outputs are rows [n, n_outputs], or columns [n_outputs, ...] from place `column` on;
+        one function has them all, so that it is compiled once. `history` says, for each register
+        that is read back in time, where its old rows lie, how many they are, and where `state`
+        keeps them between calls.
+        """
+        n = inputs.shape[1] if source >= 0 else 0
+        for h in range(history.shape[0]):
+            at, rows, kept = history[h, 0], history[h, 1], history[h, 2]
+            r[at : at + rows] = state[kept : kept + rows]
+        for first in range(0, n, block):
+            m = min(block, n - first)
+            for i in range(places.size):
+                r[places[i] : places[i] + m] = inputs[i, first : first + m]
+            execute(code, values, r, state, m)
+            if rows32.size:
+                # A few rows at a time: one line of each register then stays in the nearest cache.
+                for tile in range(0, m, 8):
+                    for i in range(tile, min(tile + 8, m)):
+                        for k in range(outputs.size):
+                            rows32[first + i, k] = r[outputs[k] + i]
+            for k in range(outputs.size):
+                o = r[outputs[k] : outputs[k] + m]
+                if columns32.size:
+                    for i in range(m):
+                        columns32[k, column + first + i] = o[i]
+                if columns64.size:
+                    columns64[k, column + first : column + first + m] = o
+            for h in range(history.shape[0]):
+                at, rows = history[h, 0], history[h, 1]
+                for k in range(at, at + rows):
+                    r[k] = r[k + m]
+        for h in range(history.shape[0]):
+            at, rows, kept = history[h, 0], history[h, 1], history[h, 2]
+            state[kept : kept + rows] = r[at : at + rows]
+
+    return run
+
+
+run = _cached(zlib.crc32(Path(loops.__file__).read_bytes()))
+
+
+class _FirstCompile(event.Listener):
+    """Says, once, that the engine is being compiled: it takes seconds, and is then on disk."""
+
+    def __init__(self) -> None:
+        self.told = False
+
+    def on_start(self, event: event.Event) -> None:
+        if not self.told and event.data["dispatcher"].py_func is run.py_func:
+            self.told = True
+            sys.stderr.write("featurekit: compiling the engine, once on this machine ...\n")
+            sys.stderr.flush()
+
+    def on_end(self, event: event.Event) -> None:
+        """Nothing to say."""
+
+
+event.register("numba:compile", _FirstCompile())

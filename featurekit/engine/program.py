@@ -1,0 +1,253 @@
+"""Program: columns compiled to a flat table of instructions over registers, and run."""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featurekit.column import OPERATIONS, Col
+from featurekit.engine import kernel
+from featurekit.engine.reach import Reach
+from featurekit.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+# Rows run at a time: large enough to pay for reading the instructions, small enough for the
+# registers to stay in the second-level cache.
+BLOCK = 256
+_LINE = 8  # doubles in a cache line
+_NO_32 = np.empty((0, 0), np.float32)
+_NO_64 = np.empty((0, 0))
+
+
+@dataclass(slots=True)
+class _Register:
+    col: Col
+    operands: tuple[tuple[int, int], ...] = ()  # (register, rows back)
+    start: float = math.nan  # its value on the rows before the first
+    history: int = 0
+    place: int = 0  # of its first row of a block
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A compiled list of columns.
+
+    Example:
+        >>> close = Col.input("close")
+        >>> program = Program.compile([close.lag(1), close.mean(2)])
+        >>> state = program.new_state()
+        >>> program.run(state, np.array([[1.0, 3.0, 5.0]]))
+        array([[nan,  1.,  3.],
+               [nan,  2.,  4.]])
+    """
+
+    inputs: tuple[str, ...]
+    width: int
+    instructions: int
+    _code: NDArray[np.int64] = field(repr=False)
+    _values: NDArray[np.float64] = field(repr=False)
+    _history: NDArray[np.int64] = field(repr=False)
+    _places: NDArray[np.int64] = field(repr=False)
+    _outputs: NDArray[np.int64] = field(repr=False)
+    _registers: NDArray[np.float64] = field(repr=False)
+    _state: NDArray[np.float64] = field(repr=False)
+    # A register file for each thread; only constants in it outlive a call.
+    _scratch: threading.local = field(repr=False, compare=False, default_factory=threading.local)
+
+    @staticmethod
+    def compile(columns: Sequence[Col]) -> Program:
+        """Compiles columns; subexpressions that are the same are computed once.
+
+        Raises:
+            ConfigError: when there is no column.
+        """
+        if not columns:
+            raise ConfigError(Problem("nothing to compute", expected="a column", got="none"))
+        return _Compiler(columns).program()
+
+    def new_state(self) -> NDArray[np.float64]:
+        """The state before the first row: one flat array of doubles."""
+        return self._state.copy()
+
+    def run(
+        self,
+        state: NDArray[np.float64],
+        inputs: NDArray[np.float64],
+        out: NDArray[np.float64] | NDArray[np.float32] | None = None,
+        at: int = 0,
+    ) -> NDArray[np.float64] | NDArray[np.float32]:
+        """Computes columns [width, n] from inputs [n_inputs, n], and moves `state` on.
+
+        `out` may be wider than n; rows are then written from `at` on. However the rows are cut
+        into calls, the results are the same bits.
+        """
+        out = np.empty((self.width, inputs.shape[1])) if out is None else out
+        if out.dtype == np.float32:
+            self._run(state, inputs, columns32=out, at=at)
+        else:
+            self._run(state, inputs, columns64=out, at=at)
+        return out
+
+    def run_rows(
+        self,
+        state: NDArray[np.float64],
+        inputs: NDArray[np.float64],
+        out: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """Computes the same into rows [n, width] of float32, as datasets store them."""
+        self._run(state, inputs, rows32=out)
+        return out
+
+    def _run(
+        self,
+        state: NDArray[np.float64],
+        inputs: NDArray[np.float64],
+        *,
+        rows32: NDArray[Any] = _NO_32,
+        columns32: NDArray[Any] = _NO_32,
+        columns64: NDArray[Any] = _NO_64,
+        at: int = 0,
+    ) -> None:
+        n = inputs.shape[1]
+        for out in (columns32, columns64):
+            if out.size and (out.shape[0] != self.width or out.shape[1] < at + n):
+                raise ValueError(f"out of shape ({self.width}, {at + n}) expected: {out.shape}")
+        if rows32.size and rows32.shape != (n, self.width):
+            raise ValueError(f"out of shape ({n}, {self.width}) expected: {rows32.shape}")
+        if inputs.shape[0] != len(self.inputs):
+            raise ValueError(f"{len(self.inputs)} inputs expected, got {inputs.shape[0]}")
+        if not hasattr(self._scratch, "registers"):
+            self._scratch.registers = self._registers.copy()
+        kernel.run(
+            self._code,
+            self._values,
+            self._history,
+            self._places,
+            self._outputs,
+            self._scratch.registers,
+            state,
+            np.ascontiguousarray(inputs),
+            rows32,
+            columns32,
+            columns64,
+            at,
+            BLOCK,
+        )
+
+
+class _Compiler:
+    def __init__(self, columns: Sequence[Col]) -> None:
+        self.registers: list[_Register] = []
+        self.reach = Reach()
+        self._numbers: dict[tuple[object, ...], int] = {}
+        self._known: dict[int, tuple[int, int]] = {}
+        outputs = [self._place(col) for col in columns]
+        # A column that is another one lagged is written from a register of its own.
+        self.outputs = [
+            register if back == 0 else self._number(Col("copy", (col,)), ((register, back),))
+            for col, (register, back) in zip(columns, outputs, strict=True)
+        ]
+
+    def _place(self, col: Col) -> tuple[int, int]:
+        """The register that holds a column, and how many rows back it is read."""
+        known = self._known.get(id(col))
+        if known is None:
+            known = self._known[id(col)] = self._find(col)
+        return known
+
+    def _find(self, col: Col) -> tuple[int, int]:
+        if col.op == "lag":
+            register, back = self._place(col.args[0])
+            if self.registers[register].col.op == "const":
+                return register, 0
+            return register, back + int(col.params[0])
+        return self._number(col, tuple(self._place(arg) for arg in col.args)), 0
+
+    def _number(self, col: Col, operands: tuple[tuple[int, int], ...]) -> int:
+        key = (col.op, col.name, col.params, operands)
+        if key not in self._numbers:
+            self._numbers[key] = len(self.registers)
+            start = math.nan if col.op == "copy" else self.reach.prehistory(col)
+            self.registers.append(_Register(col, operands, start))
+        return self._numbers[key]
+
+    def program(self) -> Program:
+        for register in self.registers:
+            for (operand, back), window in zip(register.operands, _windows(register), strict=True):
+                x = self.registers[operand]
+                x.history = max(x.history, back + window)
+        size = self._lay_out()
+        file = np.full(size, np.nan)
+        code, values, history, state = [], [], [], 0
+        for register in self.registers:
+            if register.col.op == "const":
+                file[register.place : register.place + BLOCK] = register.col.params[0]
+            elif register.col.op != "input":
+                row = [0] * (3 + kernel.OPERANDS)
+                op = "copy" if register.col.op == "before" else register.col.op
+                code_of = kernel.Op[op.upper()]
+                row[0], row[1] = code_of, register.place
+                for k, ((operand, back), window) in enumerate(
+                    zip(register.operands, _windows(register), strict=True)
+                ):
+                    row[2 + k] = self.registers[operand].place - back - window
+                row[2 + kernel.OPERANDS] = state
+                state += kernel.STATE.get(code_of, 0)
+                code.append(row)
+                values.append([*register.col.params, 0.0, 0.0, 0.0][:3])
+        start = [np.zeros(state)]
+        for register in self.registers:
+            if register.history and register.col.op != "const":
+                history.append([register.place - register.history, register.history, state])
+                state += register.history
+                start.append(np.full(register.history, register.start))
+        inputs = [r for r in self.registers if r.col.op == "input"]
+        return Program(
+            inputs=tuple(r.col.name for r in inputs),
+            width=len(self.outputs),
+            instructions=len(code),
+            _code=np.array(code, dtype=np.int64).reshape(-1, 3 + kernel.OPERANDS),
+            _values=np.array(values, dtype=np.float64).reshape(-1, 3),
+            _history=np.array(history, dtype=np.int64).reshape(-1, 3),
+            _places=np.array([r.place for r in inputs], dtype=np.int64),
+            _outputs=np.array([self.registers[k].place for k in self.outputs], dtype=np.int64),
+            _registers=file,
+            _state=np.concatenate(start),
+        )
+
+    def _lay_out(self) -> int:
+        """Gives every register its place; those that nobody reads any more lend theirs on."""
+        last = {operand: at for at, r in enumerate(self.registers) for operand, _ in r.operands}
+        kept = set(self.outputs)
+        freed: dict[int, list[int]] = {}
+        for operand, at in last.items():
+            r = self.registers[operand]
+            if r.operands and not r.history and operand not in kept:
+                freed.setdefault(at, []).append(operand)
+        free: list[int] = []
+        size = 0
+        for at, register in enumerate(self.registers):
+            if free and register.operands and not register.history:
+                register.place = free.pop()
+            else:
+                register.place = size + register.history
+                size += -(-(register.history + BLOCK) // _LINE) * _LINE
+            free += [self.registers[operand].place for operand in freed.get(at, ())]
+        return size
+
+
+def _windows(register: _Register) -> list[int]:
+    """Rows that an instruction reads in front of each operand, beside its lag."""
+    rows = [0] * len(register.operands)
+    operation = OPERATIONS.get(register.col.op)
+    if operation is not None and operation.window:
+        rows[0] = int(register.col.params[0]) - 1
+    return rows
