@@ -10,9 +10,10 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from featurekit.column import OPERATIONS, Col, sar, where
+from featurekit.column import Col, sar, where
 from featurekit.engine import Program, Reach
 from featurekit.engine.kernel import Op
+from featurekit.operation import OPERATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -106,17 +106,16 @@ def execute(code: I8, values: F8, r: F8, state: F8, n: int) -> None:
             for i in range(n):
                 o[i] = np.arcsinh(x[i])
         elif op == Op.SIN:
-            for i in range(n):
-                o[i] = np.sin(x[i])
+            loops.sine(x, o)
         elif op == Op.COS:
-            for i in range(n):
-                o[i] = np.cos(x[i])
+            loops.cosine(x, o)
         elif op == Op.DEFINED:
             for i in range(n):
                 o[i] = 1.0 if x[i] == x[i] else 0.0
         elif op == Op.FILL:
             for i in range(n):
-                o[i] = x[i] if x[i] == x[i] else y[i]
+                v, w = x[i], y[i]
+                o[i] = v if v == v else w
         elif op == Op.COMOMENT:
             d, e, f = code[j, 5], code[j, 6], code[j, 7]
             loops.comoment(x, y, z, r[d : d + n], r[e : e + n], r[f : f + n], p, q, o)

@@ -31,52 +31,61 @@ jit: Any = njit(error_model="numpy")
 def over(x: F8, y: F8, default: F8, o: F8) -> None:
     """O = x / y, or the default where y is 0 and x is known."""
     for i in range(o.size):
-        o[i] = default[i] if y[i] == 0.0 and x[i] == x[i] else x[i] / y[i]
+        a, b, d = x[i], y[i], default[i]
+        o[i] = d if (b == 0.0) & (a == a) else a / b
 
 
 @jit
 def minimum(x: F8, y: F8, o: F8) -> None:
     """O = min(x, y); NaN if either is."""
     for i in range(o.size):
-        o[i] = x[i] if x[i] < y[i] or x[i] != x[i] else y[i]
+        a, b = x[i], y[i]
+        o[i] = a if (a < b) | (a != a) else b
 
 
 @jit
 def maximum(x: F8, y: F8, o: F8) -> None:
     """O = max(x, y); NaN if either is."""
     for i in range(o.size):
-        o[i] = x[i] if x[i] > y[i] or x[i] != x[i] else y[i]
+        a, b = x[i], y[i]
+        o[i] = a if (a > b) | (a != a) else b
 
 
 @jit
 def less(x: F8, y: F8, o: F8) -> None:
-    """O = 1 if x < y else 0; NaN if either is."""
+    """o = 1 if x < y else 0; NaN if either is."""
     for i in range(o.size):
-        known = x[i] == x[i] and y[i] == y[i]
-        o[i] = (1.0 if x[i] < y[i] else 0.0) if known else NAN
+        a, b = x[i], y[i]
+        known = (a == a) & (b == b)
+        o[i] = (1.0 if a < b else 0.0) if known else NAN
 
 
 @jit
 def less_equal(x: F8, y: F8, o: F8) -> None:
-    """O = 1 if x <= y else 0; NaN if either is."""
+    """o = 1 if x <= y else 0; NaN if either is."""
     for i in range(o.size):
-        known = x[i] == x[i] and y[i] == y[i]
-        o[i] = (1.0 if x[i] <= y[i] else 0.0) if known else NAN
+        a, b = x[i], y[i]
+        known = (a == a) & (b == b)
+        o[i] = (1.0 if a <= b else 0.0) if known else NAN
 
 
 @jit
 def equal(x: F8, y: F8, o: F8) -> None:
-    """O = 1 if x == y else 0; NaN if either is."""
+    """o = 1 if x == y else 0; NaN if either is."""
     for i in range(o.size):
-        known = x[i] == x[i] and y[i] == y[i]
-        o[i] = (1.0 if x[i] == y[i] else 0.0) if known else NAN
+        a, b = x[i], y[i]
+        known = (a == a) & (b == b)
+        o[i] = (1.0 if a == b else 0.0) if known else NAN
 
 
 @jit
 def where(c: F8, x: F8, y: F8, o: F8) -> None:
-    """O = x if c else y; NaN if c is."""
+    """o = x if c else y; NaN if c is."""
     for i in range(o.size):
-        o[i] = (x[i] if c[i] != 0.0 else y[i]) if c[i] == c[i] else NAN
+        # Both are read before they are chosen from: the loop then has no branch.
+        test, a, b = c[i], x[i], y[i]
+        chosen = a if test != 0.0 else b
+        o[i] = chosen if test == test else NAN
 
 
 @jit
@@ -85,6 +94,28 @@ def comoment(sa: F8, ta: F8, ca: F8, sb: F8, tb: F8, cb: F8, n: float, m: float,
     weight = 1.0 / (n * m * (n + m))
     for i in range(o.size):
         o[i] = ca[i] + cb[i] + (m * sa[i] - n * sb[i]) * (m * ta[i] - n * tb[i]) * weight
+
+
+@jit
+def sine(x: F8, o: F8) -> None:
+    """o = sin x, computed again only where x changes, as a weekday seldom does."""
+    angle, value = NAN, NAN
+    for i in range(o.size):
+        if x[i] != angle:
+            angle = x[i]
+            value = np.sin(angle)
+        o[i] = value
+
+
+@jit
+def cosine(x: F8, o: F8) -> None:
+    """o = cos x, computed again only where x changes."""
+    angle, value = NAN, NAN
+    for i in range(o.size):
+        if x[i] != angle:
+            angle = x[i]
+            value = np.cos(angle)
+        o[i] = value
 
 
 @jit
@@ -170,9 +201,10 @@ def ema(x: F8, n: int, seed: int, skip: int, s: F8, o: F8) -> None:
 
 @jit
 def wilder(x: F8, when: F8, n: int, seed: int, s: F8, o: F8) -> None:
-    """Y = (y (n - 1) + x)/n from the mean of n rows; or y - y/n + x from the sum of n - 1."""
+    """y += (x - y)/n from the mean of n rows; or y += x - y/n from the sum of n - 1."""
     seen, total, y = s[0], s[1], s[2]
     rows = n if seed == 0 else n - 1
+    share, keep = 1.0 / n, 1.0 - 1.0 / n
     for i in range(o.size):
         v, counts = x[i], when[i]
         if v != v or counts != counts:
@@ -181,7 +213,7 @@ def wilder(x: F8, when: F8, n: int, seed: int, s: F8, o: F8) -> None:
         seen += 1.0
         if seen > rows:
             if counts != 0.0:
-                y = (y * (n - 1) + v) / n if seed == 0 else y - y / n + v
+                y = y + (v - y) * share if seed == 0 else y * keep + v
             o[i] = y
             continue
         total += v if counts != 0.0 else 0.0

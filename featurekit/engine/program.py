@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurekit.column import OPERATIONS, Col
+from featurekit.column import Col
 from featurekit.engine import kernel
 from featurekit.engine.reach import Reach
 from featurekit.errors import ConfigError, Problem
+from featurekit.operation import OPERATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featurekit.column import OPERATIONS, Col
+from featurekit.column import Col
+from featurekit.operation import OPERATIONS
 
 # The start of the history is forgotten when it matters less than this share of the feature's
 # standard deviation; a recursion is taken to start up to START standard deviations off.

@@ -1,0 +1,283 @@
+"""build: bars and fills into a dataset on disk, in one pass and in memory bounded by blocks."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+import polars as pl
+
+from featurekit.audit import audit_profiles
+from featurekit.dataset import Dataset, DatasetWriter, Target
+from featurekit.errors import ConfigError, DataError, Problem
+from featurekit.ingest import Ingested, ingest
+from featurekit.inputs import pieces, symbol_spans
+from featurekit.profile import ProfileGrid, save_profiles
+from featurekit.scaling import Scaling
+from featurekit.timeline import duration, forward, instant, segment_starts
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from featurekit.audit import AuditReport
+    from featurekit.pipeline import Pipeline
+
+PIECE = 4_096  # rows computed, profiled and written at a time; moments are merged by these
+SPLITS = ("train", "validation", "test")
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called with what is being done, the rows done and all rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """A finished build: the dataset, its audit, what was set aside and what should be known."""
+
+    dataset: Dataset
+    audit: AuditReport
+    quarantined: int
+    notes: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The bars of one symbol: where they lie, where features start afresh, what is kept."""
+
+    symbol: str
+    first: int
+    rows: int
+    restarts: list[int]
+    kept: int
+
+
+def build(
+    pipeline: Pipeline,
+    *,
+    out: str | Path | None = None,
+    executor: str = "local",
+    on_bad: Literal["fail", "quarantine"] = "fail",
+    progress: Progress | None = None,
+) -> Build:
+    """Builds the dataset of a pipeline and makes it current, all of it or nothing.
+
+    Bars are checked against their schema first; rows that break it stop the build, or with
+    `on_bad="quarantine"` are set aside in the dataset with their reason.
+
+    Raises:
+        ConfigError: when the pipeline names no bars or an executor that there is not.
+        DataError: when bars or fills cannot be used.
+        DatasetError: when the directory cannot be written.
+    """
+    started = time.monotonic()
+    tell = progress or (lambda what, done, rows: None)
+    if executor != "local":
+        raise ConfigError(Problem("there is no such executor", expected="local", got=executor))
+    root = Path(out) if out is not None else Path("build") / pipeline.name
+    with tempfile.TemporaryDirectory(prefix="featurekit-") as scratch:
+        data = ingest(pipeline, Path(scratch), on_bad=on_bad, tell=tell)
+        warmup = _warmup(pipeline)
+        parts, notes = _plan(pipeline, data.bars, warmup)
+        cuts = _cuts(pipeline, data.bars)
+        grid = ProfileGrid(pipeline.columns)
+        writer = DatasetWriter(
+            root,
+            fingerprint=pipeline.fingerprint,
+            features=pipeline.features,
+            targets=[Target(n, t.kind, t.horizon) for n, t in pipeline.targets.items()],
+            plan=[(part.symbol, part.kept) for part in parts],
+            max_gap=duration(pipeline.segments.max_gap),
+        )
+        with writer:
+            _write_rows(pipeline, data, parts, warmup, cuts, writer, grid, tell)
+            profiles = grid.profiles()
+            train = grid.merged("train")
+            if train is None:
+                raise DataError(
+                    Problem(
+                        "the train split has no rows",
+                        expected="rows before the first cut that are not warm-up",
+                        got=f"the first cut is at {np.datetime64(cuts[0], 'ns')}",
+                        fix="warmup: lookback",
+                    )
+                )
+            scaling = Scaling.fit(train, pipeline.scaling)
+            report = audit_profiles(profiles, pipeline.features, scaling, source=str(root))
+            save_profiles(Path(scratch) / "profile", profiles)
+            files: dict[str, bytes | Path] = {
+                "audit.json": report.to_json().encode(),
+                "profile": Path(scratch) / "profile",
+            }
+            for name, frame in data.quarantined.items():
+                frame.write_parquet(Path(scratch) / name)
+                files[f"quarantine/{name}"] = Path(scratch) / name
+            dataset = writer.commit(
+                name=pipeline.name,
+                pipeline=pipeline.to_yaml(),
+                fingerprints={"pipeline": pipeline.fingerprint, "data": data.fingerprint},
+                cuts=cuts,
+                embargo=pipeline.splits.embargo,
+                window_max=pipeline.windows.max,
+                scaling=scaling.to_json(),
+                versions=_versions(),
+                files=files,
+            )
+    return Build(
+        dataset=dataset,
+        audit=report,
+        quarantined=sum(frame.height for frame in data.quarantined.values()),
+        notes=(*data.notes, *notes),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _plan(
+    pipeline: Pipeline, bars: pl.DataFrame, warmup: int
+) -> tuple[list[_Part], list[str]]:
+    """The symbols that have rows after the warm-up, and a note on those that have none."""
+    parts, short = [], []
+    for symbol, first, rows in symbol_spans(bars):
+        restarts = pipeline.restarts(pipeline.closes(bars.slice(first, rows)))
+        stretches = np.diff([*(restarts or [0]), rows])
+        kept = int(np.maximum(stretches - warmup, 0).sum())
+        if kept:
+            parts.append(_Part(symbol, first, rows, restarts, kept))
+        else:
+            short.append(f"{symbol} ({stretches.max()})")
+    if not parts:
+        least = max(feature.lookback for feature in pipeline.features)
+        raise DataError(
+            Problem(
+                "no symbol has more bars than the warm-up",
+                where=", ".join(short[:10]),
+                expected=f"more than {warmup} bars: from there on the start of the history no "
+                "longer matters",
+                got=", ".join(short[:10]),
+                fix=f"warmup: lookback   # {least} bars, the first value of every column",
+            )
+        )
+    notes = []
+    if short:
+        notes.append(f"{len(short)} symbols are shorter than the warm-up: " + ", ".join(short[:10]))
+    return parts, notes
+
+
+def _warmup(pipeline: Pipeline) -> int:
+    if pipeline.warmup == "memory":
+        return pipeline.memory
+    return max(feature.lookback for feature in pipeline.features)
+
+
+def _cuts(pipeline: Pipeline, bars: pl.DataFrame) -> tuple[int, int]:
+    """UTC ns at which validation and test start: quantiles of the unique times, or dates."""
+    splits = pipeline.splits
+    if isinstance(splits.validation, str) and isinstance(splits.test, str):
+        return instant(splits.validation), instant(splits.test)
+    times = bars["time"].unique().sort().dt.epoch("ns").to_numpy()
+    shares = (1.0 - float(splits.validation) - float(splits.test), 1.0 - float(splits.test))
+    last = int(times[-1]) + 1
+    first, second = (
+        int(times[at]) if (at := round(share * len(times))) < len(times) else last
+        for share in shares
+    )
+    return first, second
+
+
+def _write_rows(
+    pipeline: Pipeline,
+    data: Ingested,
+    parts: Sequence[_Part],
+    warmup: int,
+    cuts: tuple[int, int],
+    writer: DatasetWriter,
+    grid: ProfileGrid,
+    tell: Progress,
+) -> None:
+    """Computes every symbol a piece at a time; a piece is profiled and written while in cache."""
+    slices = _Slices(pipeline)
+    everything, done = sum(part.rows for part in parts), 0
+    rows32 = np.empty((PIECE, len(pipeline.columns)), np.float32)
+    for part in parts:
+        bars = data.bars.slice(part.first, part.rows)
+        table = pipeline.inputs(data.bars, (part.symbol, part.first, part.rows), data.fills)
+        stamps = bars["time"].dt.epoch("ns").to_numpy()
+        targets = _targets(pipeline, bars, stamps)
+        for start, stop, fresh in pieces(part.rows, PIECE, part.restarts):
+            if fresh:
+                state, since = pipeline.program.new_state(), start
+            inputs = table.read(start, stop)
+            rows = pipeline.program.run_rows(state, inputs, rows32[: stop - start])
+            skip = min(max(since + warmup - start, 0), stop - start)
+            if skip < stop - start:
+                kept, when = rows[skip:], stamps[start + skip : stop]
+                split = np.searchsorted(np.array(cuts), when, side="right")
+                grid.update(kept, split, slices.of(kept))
+                writer.write(part.symbol, when, kept, targets[start + skip : stop])
+            done += stop - start
+            tell("rows", done, everything)
+
+
+def _targets(
+    pipeline: Pipeline, bars: pl.DataFrame, stamps: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Targets [rows, K]; they never reach across a segment."""
+    starts = segment_starts(stamps, duration(pipeline.segments.max_gap))
+    close = bars["close"].cast(pl.Float64).to_numpy() if pipeline.targets else np.empty(0)
+    columns = [forward(close, starts, t.kind, t.horizon) for t in pipeline.targets.values()]
+    return np.column_stack(columns) if columns else np.empty((bars.height, 0), np.float32)
+
+
+class _Slices:
+    """The pipeline's conditions on columns, as one code a row: bit k is condition k."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._places = {name: at for at, name in enumerate(pipeline.columns)}
+        self._conditions = []
+        problems = []
+        for name, sql in pipeline.slices.items():
+            try:
+                expression = pl.sql_expr(sql)
+                roots = expression.meta.root_names()
+            except Exception as error:  # polars' parser raises what it likes
+                problems.append(
+                    Problem(
+                        f"the condition of slice {name!r} is no SQL",
+                        where=f"{pipeline.source}, key slices.{name}",
+                        got=f"{sql}: {error}",
+                        fix=f"""{name}: '"position.side" != 0'""",
+                    )
+                )
+                continue
+            problems += [
+                Problem(
+                    f"slice {name!r} names a column that there is not",
+                    where=f"{pipeline.source}, key slices.{name}",
+                    got=root,
+                    fix=f"""{name}: '"position.side" != 0'""",
+                )
+                for root in roots
+                if root not in self._places
+            ]
+            self._conditions.append((expression, roots))
+        if problems:
+            raise ConfigError(*problems)
+
+    def of(self, rows: NDArray[np.float32]) -> NDArray[np.int64]:
+        """The code of each row."""
+        code = np.zeros(len(rows), np.int64)
+        for bit, (expression, roots) in enumerate(self._conditions):
+            frame = pl.DataFrame({root: rows[:, self._places[root]] for root in roots})
+            holds = frame.select(expression.alias("holds"))["holds"].fill_null(False).to_numpy()
+            code |= holds.astype(np.int64) << bit
+        return code
+
+
+def _versions() -> dict[str, str]:
+    packages = ("featurekit", "numba", "numpy", "polars")
+    return {name: importlib.metadata.version(name) for name in packages}

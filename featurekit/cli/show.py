@@ -1,0 +1,75 @@
+"""`featurekit show`: the features of a pipeline or of a dataset."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from featurekit.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from featurekit.feature import Feature
+
+
+@click.command("show")
+@click.argument("what", metavar="PIPELINE|DATASET", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(what: Path, as_json: bool) -> None:
+    """Shows the table of features: number, name, unit, lookback, memory and what it is."""
+    name, features = _features(what)
+    if as_json:
+        click.echo(
+            json.dumps({"name": name, "features": [dataclasses.asdict(f) for f in features]})
+        )
+        return
+    console = Console()
+    table = Table(
+        box=box.SIMPLE_HEAD, title=f"{name}: {len(features)} features", title_justify="left"
+    )
+    table.add_column("#", justify="right", style="dim")
+    table.add_column("name", no_wrap=True)
+    table.add_column("unit")
+    table.add_column("lookback", justify="right")
+    table.add_column("memory", justify="right")
+    if console.width >= 100:
+        table.add_column("what it is", style="dim")
+    block = ""
+    for number, feature in enumerate(features, start=1):
+        if block and feature.block != block:
+            table.add_section()
+        block = feature.block
+        row = [str(number), feature.name, feature.unit, str(feature.lookback), str(feature.memory)]
+        table.add_row(*row, *([feature.doc] if console.width >= 100 else []))
+    console.print(table)
+    console.print(
+        "lookback: rows before the first value. "
+        "memory: rows after which the start of the history no longer matters.",
+        style="dim",
+    )
+
+
+def _features(what: Path) -> tuple[str, tuple[Feature, ...]]:
+    if what.is_dir():
+        from featurekit.dataset import open_dataset
+
+        return str(what), open_dataset(what).features
+    if what.suffix not in (".yaml", ".yml"):
+        raise ConfigError(
+            Problem(
+                "this is neither a pipeline nor a dataset",
+                where=str(what),
+                expected="a .yaml file, or the directory of a dataset",
+                fix="featurekit show pipelines/eurusd_demo.yaml",
+            )
+        )
+    from featurekit.pipeline import Pipeline
+
+    pipeline = Pipeline.from_yaml(what)
+    return pipeline.name, pipeline.features

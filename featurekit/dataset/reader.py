@@ -1,0 +1,328 @@
+"""Opening a dataset: the current generation, its shards mapped into memory, and its tables."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import polars as pl
+
+from featurekit.dataset.manifest import (
+    GENERATION,
+    MANIFEST,
+    Manifest,
+    Split,
+    Target,
+    file_digest,
+)
+from featurekit.dataset.shard import MappedShard, damaged, map_shards
+from featurekit.dataset.windows import SPLITS, Runs, split_rows
+from featurekit.errors import ConfigError, DatasetError, Problem
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from featurekit.dataset.loader import Batch, Loader
+    from featurekit.feature import Feature
+    from featurekit.profile import Profile
+    from featurekit.scaling import Scaling
+
+
+def open_dataset(path: str | Path) -> Dataset:
+    """The current generation of a dataset on disk; sizes and headers are checked, no row is read.
+
+    Raises:
+        DatasetError: when the directory is no dataset, or a file of it is missing, cut short or
+            damaged.
+    """
+    root = Path(path)
+    generation = root / current_generation(root)
+    manifest = read_manifest(generation)
+    return Dataset(root, generation, manifest, map_shards(root / "shards", manifest))
+
+
+def current_generation(root: Path) -> str:
+    """The name of the generation that `CURRENT` names.
+
+    Raises:
+        DatasetError: when there is none.
+    """
+    build = "featurekit build PIPELINE --out " + str(root)
+    try:
+        name = (root / "CURRENT").read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        what = "no such directory" if not root.exists() else "this is no finished dataset"
+        got = "" if not root.exists() else getattr(error, "strerror", None) or str(error)
+        raise DatasetError(
+            Problem(what, where=str(root), expected="a file CURRENT", got=got, fix=build)
+        ) from error
+    if not GENERATION.fullmatch(name):
+        raise DatasetError(
+            Problem(
+                "CURRENT names no generation: this directory is no dataset",
+                where=str(root / "CURRENT"),
+                expected="such as gen-000001",
+                got=repr(name[:80]),
+                fix=build,
+            )
+        )
+    return name
+
+
+def read_manifest(generation: Path) -> Manifest:
+    """The manifest of a generation.
+
+    Raises:
+        DatasetError: when it is missing, damaged or of another version.
+    """
+    path = generation / MANIFEST
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(
+            Problem(
+                "the generation that CURRENT names has no manifest",
+                where=str(path),
+                got=error.strerror or str(error),
+                fix="build the dataset again, or copy it again from where it came",
+            )
+        ) from error
+    return Manifest.from_json(text, str(path))
+
+
+class Dataset:
+    """Rows of all symbols on disk, in natural units, and everything that is known of them.
+
+    Rows are sorted by symbol and time and numbered over all shards. `open_dataset` makes one.
+    """
+
+    def __init__(
+        self, path: Path, generation: Path, manifest: Manifest, shards: tuple[MappedShard, ...]
+    ) -> None:
+        self.path, self.generation = path, generation
+        self.manifest, self.shards = manifest, shards
+
+    def __repr__(self) -> str:
+        return (
+            f"Dataset({str(self.path)!r}, {self.rows} rows of {len(self.features)} features, "
+            f"{len(self.symbols)} symbols, {self.generation.name})"
+        )
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """Name, block, unit, scale, lookback, memory and doc of each column."""
+        return self.manifest.features
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the features in the order of their columns."""
+        return self.manifest.names
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Name, kind and horizon of each target."""
+        return self.manifest.targets
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """All symbols in order; a batch's `symbol` counts in it."""
+        return self.manifest.symbols
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of all symbols."""
+        return self.manifest.rows
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """Rows, windows and absent symbols of train, validation and test."""
+        return dict(self.manifest.splits)
+
+    @cached_property
+    def scaling(self) -> Scaling | None:
+        """The scaling fitted on train, or None if the pipeline has none."""
+        if self.manifest.scaling is None:
+            return None
+        from featurekit.scaling import Scaling  # rows can be read without it
+
+        return Scaling.from_json(self.manifest.scaling)
+
+    def profile(self, split: str) -> Profile:
+        """The summary of a split's rows, its slices added up.
+
+        Raises:
+            ConfigError: when there is no such split.
+            DatasetError: when the profile is missing, or has no cell of the split.
+        """
+        from featurekit.profile import load_profiles  # it compiles; rows are read without it
+
+        _split_code(split)
+        path = self.generation / "profile"
+        if not path.is_file():
+            raise DatasetError(Problem("this dataset has no profile", where=str(path)))
+        cells = [cell for name, cell in load_profiles(path).items() if name.split("/")[0] == split]
+        if not cells:
+            raise DatasetError(Problem(f"the split {split!r} has no rows", where=str(path)))
+        total = cells[0]
+        for cell in cells[1:]:
+            total = total + cell
+        return total
+
+    def to_polars(self) -> pl.DataFrame:
+        """All rows: symbol, time, the features and the targets; a copy in memory."""
+        names = [*self.names, *(target.name for target in self.targets)]
+        frames = []
+        for described, shard in zip(self.manifest.shards, self.shards, strict=True):
+            symbols = [part.symbol for part in described.symbols]
+            codes = np.repeat(np.arange(len(symbols)), [part.rows for part in described.symbols])
+            columns = np.concatenate([shard.features.T, shard.targets.T])
+            frame = pl.DataFrame(dict(zip(names, columns, strict=True)))
+            frames.append(
+                frame.select(
+                    pl.Series("symbol", symbols, pl.String).gather(codes),
+                    pl.Series("time", shard.time.copy()).cast(pl.Datetime("ns", "UTC")),
+                    pl.all(),
+                )
+            )
+        return pl.concat(frames)
+
+    def verify(self, *, full: bool = False) -> None:
+        """Compares every file with the manifest: its size and header, and with `full` its hash.
+
+        Raises:
+            DatasetError: naming each damaged file, its symbols and its times.
+        """
+        map_shards(self.path / "shards", self.manifest)
+        problems = []
+        for name, stored in self.manifest.files.items():
+            path = self.generation / name
+            size = path.stat().st_size if path.is_file() else -1
+            if size != stored.bytes or (full and file_digest(path) != stored.xxh3_128):
+                problems.append(Problem(f"the file {name} is damaged or missing", where=str(path)))
+        for shard in self.manifest.shards if full else ():
+            path = self.path / "shards" / shard.file
+            found = file_digest(path)
+            if found != shard.xxh3_128:
+                problems.append(damaged(path, shard, f"xxh3_128 {shard.xxh3_128}", found))
+        if problems:
+            raise DatasetError(*problems)
+
+    def runs(self, split: str, *, targets: bool = True) -> Runs:
+        """The stretches of rows in which every window belongs to the split.
+
+        Raises:
+            ConfigError: when there is no such split.
+        """
+        horizon = self.manifest.horizon if targets else 0
+        code = _split_code(split)
+        return Runs.of(
+            *self._segments, self.bounds, code, embargo=self.manifest.embargo, horizon=horizon
+        )
+
+    def starts(
+        self, split: str, window: int, *, stride: int = 1, targets: bool = True
+    ) -> NDArray[np.int64]:
+        """First rows of a split's windows, ascending.
+
+        With `targets`, a window is left out if a target of its last row is not known, or looks
+        into the next split. No window crosses a gap or a cut.
+
+        Raises:
+            ConfigError: when there is no such split.
+        """
+        starts = self.runs(split, targets=targets).starts(window, stride)
+        return starts[self._known[starts + window - 1]] if targets else starts
+
+    def windows(self, split: str, window: int, *, stride: int = 1, targets: bool = True) -> int:
+        """Number of windows of a split.
+
+        Raises:
+            ConfigError: when there is no such split.
+        """
+        return len(self.starts(split, window, stride=stride, targets=targets))
+
+    def loader(
+        self,
+        split: str = "train",
+        window: int = 20,
+        batch_size: int = 512,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        device: str = "cpu",
+        scaled: bool = False,
+        shuffle: bool | None = None,
+        stride: int = 1,
+        tail: Literal["short", "drop"] = "short",
+        targets: bool = True,
+    ) -> Loader:
+        """Batches of a split's windows; `Loader` says what the options do and when it raises."""
+        from featurekit.dataset.loader import Loader  # brings torch
+
+        return Loader(
+            self,
+            split=split,
+            window=window,
+            batch_size=batch_size,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            device=device,
+            scaled=scaled,
+            shuffle=shuffle,
+            stride=stride,
+            tail=tail,
+            targets=targets,
+        )
+
+    def latest(self, window: int, *, scaled: bool = False, device: str = "cpu") -> Batch:
+        """One batch with the last window of each symbol, for inference.
+
+        Raises:
+            ConfigError: when the window is longer than `windows.max`.
+            DatasetError: when no symbol has so many rows after its last gap.
+        """
+        from featurekit.dataset.loader import latest  # brings torch
+
+        return latest(self, window, scaled=scaled, device=device)
+
+    @cached_property
+    def _segments(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        codes = {symbol: code for code, symbol in enumerate(self.symbols)}
+        table = np.array(
+            [(codes[s.symbol], s.start, s.start + s.rows) for s in self.manifest.segments],
+            dtype=np.int64,
+        ).reshape(-1, 3)
+        return table[:, 0], table[:, 1], table[:, 2]
+
+    @cached_property
+    def bounds(self) -> NDArray[np.int64]:
+        """Rows at which the splits of each symbol start, and the row after it: `[symbols, 4]`."""
+        first = self.manifest.symbol_starts
+        bounds = np.repeat(first[:-1, None], len(SPLITS) + 1, axis=1)
+        codes = {symbol: code for code, symbol in enumerate(self.symbols)}
+        for shard, mapped in zip(self.manifest.shards, self.shards, strict=True):
+            for part in shard.symbols:
+                time = mapped.time[part.start : part.start + part.rows]
+                bounds[codes[part.symbol]] += split_rows(time, self.manifest.cuts)
+        return bounds
+
+    @cached_property
+    def _known(self) -> NDArray[np.bool_]:
+        """Rows of which every target is known."""
+        return np.concatenate([~np.isnan(shard.targets).any(axis=1) for shard in self.shards])
+
+
+def _split_code(split: str) -> int:
+    if split not in SPLITS:
+        raise ConfigError(
+            Problem(
+                "there is no such split",
+                expected=" | ".join(SPLITS),
+                got=repr(split),
+                fix=f'split="{SPLITS[0]}"',
+            )
+        )
+    return SPLITS.index(split)

@@ -1,0 +1,198 @@
+"""One shard: where its tensors lie, writing rows to their place, and mapping it into memory.
+
+A shard is a safetensors file. Its header is padded with spaces, which the format allows, so that
+the rows of features start on a page; between the tensors there is no hole, which it demands.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from io import FileIO
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from featurekit.dataset.manifest import Manifest, Shard, canonical_json, file_digest
+from featurekit.errors import DatasetError, Problem
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_HEADER = 65_536  # bytes before the first tensor, or a multiple: whole pages
+
+
+class Tensor(NamedTuple):
+    """Type and shape of a tensor, and the byte of the data section at which it starts."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    at: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.dtype.itemsize * math.prod(self.shape[1:])
+
+
+@dataclass(frozen=True)
+class ShardLayout:
+    """The bytes of a shard: a padded header, then features, targets and time.
+
+    Example:
+        >>> layout = ShardLayout(1000, ("market.ret_1", "market.ret_5"), ("ret_next_5",))
+        >>> len(layout.header), layout.tensors["targets"].at, layout.bytes
+        (65536, 8000, 85536)
+    """
+
+    rows: int
+    features: tuple[str, ...]
+    targets: tuple[str, ...]
+
+    @staticmethod
+    def of(shard: Shard, manifest: Manifest) -> ShardLayout:
+        """The layout of a shard that a manifest describes."""
+        return ShardLayout(shard.rows, manifest.names, tuple(t.name for t in manifest.targets))
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors in the order of the file, each right behind the one before."""
+        tensors: dict[str, Tensor] = {}
+        at = 0
+        for name, dtype, shape in (
+            ("features", "<f4", (self.rows, len(self.features))),
+            ("targets", "<f4", (self.rows, len(self.targets))),
+            ("time", "<i8", (self.rows,)),
+        ):
+            tensors[name] = Tensor(np.dtype(dtype), shape, at)
+            at += self.rows * tensors[name].row_bytes
+        return tensors
+
+    @cached_property
+    def header(self) -> bytes:
+        """The safetensors header, padded with spaces to a multiple of 64 KB."""
+        names = {"features": self.features, "targets": self.targets}
+        described: dict[str, Any] = {
+            "__metadata__": {key: canonical_json(value) for key, value in names.items()}
+        }
+        for name, (dtype, shape, at) in self.tensors.items():
+            stop = at + self.rows * self.tensors[name].row_bytes
+            kind = {"f": "F32", "i": "I64"}[dtype.kind]
+            described[name] = {"dtype": kind, "shape": shape, "data_offsets": [at, stop]}
+        text = json.dumps(described, separators=(",", ":")).encode()
+        size = math.ceil((len(text) + 8) / _HEADER) * _HEADER - 8
+        return size.to_bytes(8, "little") + text.ljust(size)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the whole file."""
+        return len(self.header) + self.rows * sum(t.row_bytes for t in self.tensors.values())
+
+
+class ShardFile:
+    """A shard that is being written: rows go to any place of it, in any order."""
+
+    def __init__(self, path: Path, layout: ShardLayout) -> None:
+        self.path, self.layout = path, layout
+        self.digest = ""
+        self._missing = layout.rows
+        self._file: FileIO | None = None
+
+    def write(self, row: int, rows: dict[str, NDArray[Any]]) -> None:
+        """Writes rows of every tensor from a row on; after the last missing one, syncs and hashes.
+
+        Raises:
+            OSError: when the disk is full.
+        """
+        if self._file is None:
+            self._file = FileIO(self.path, "xb")
+            self._file.truncate(self.layout.bytes)
+            self._write_at(0, self.layout.header)
+        for name, tensor in self.layout.tensors.items():
+            at = len(self.layout.header) + tensor.at + row * tensor.row_bytes
+            self._write_at(at, rows[name].tobytes())
+        self._missing -= len(rows["time"])
+        if not self._missing:
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self.digest = file_digest(self.path)
+
+    def _write_at(self, at: int, content: bytes) -> None:
+        assert self._file is not None  # noqa: S101  # write() opened it
+        left = memoryview(content)
+        while left:  # one call may write less than it was given
+            done = os.pwrite(self._file.fileno(), left, at)
+            left, at = left[done:], at + done
+
+    def close(self) -> None:
+        """Closes the file, finished or not."""
+        if self._file is not None:
+            self._file.close()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MappedShard:
+    """A shard's tensors, read-only and zero-copy: `[n, F]`, `[n, K]` and `[n]`."""
+
+    features: NDArray[np.float32]
+    targets: NDArray[np.float32]
+    time: NDArray[np.int64]
+
+
+def map_shards(directory: Path, manifest: Manifest) -> tuple[MappedShard, ...]:
+    """The shards of a manifest, after their sizes and headers were compared with it.
+
+    Raises:
+        DatasetError: when a shard is missing, has another size or another header; all of them at
+            once.
+    """
+    mapped, problems = [], []
+    for shard in manifest.shards:
+        result = _map_shard(directory / shard.file, shard, manifest)
+        if isinstance(result, Problem):
+            problems.append(result)
+        else:
+            mapped.append(result)
+    if problems:
+        raise DatasetError(*problems)
+    return tuple(mapped)
+
+
+def _map_shard(path: Path, shard: Shard, manifest: Manifest) -> MappedShard | Problem:
+    layout = ShardLayout.of(shard, manifest)
+    try:
+        with path.open("rb") as file:
+            buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+        return damaged(path, shard, "a readable file", getattr(error, "strerror", "") or str(error))
+    if not len(buffer) == shard.bytes == layout.bytes:
+        return damaged(path, shard, f"{shard.bytes} bytes", f"{len(buffer)} bytes")
+    if buffer[: len(layout.header)] != layout.header:
+        return damaged(path, shard, "the header that the manifest describes", "another header")
+    start = len(layout.header)
+    tensors: dict[str, NDArray[Any]] = {
+        name: np.ndarray(tensor.shape, tensor.dtype, buffer=buffer, offset=start + tensor.at)
+        for name, tensor in layout.tensors.items()
+    }
+    return MappedShard(**tensors)
+
+
+def damaged(path: Path, shard: Shard, expected: str, got: str) -> Problem:
+    """What is wrong with a shard, the symbols and times it holds, and what mends it."""
+    names = ", ".join(part.symbol for part in shard.symbols[:5])
+    more = f" and {len(shard.symbols) - 5} more" if len(shard.symbols) > 5 else ""
+    first = np.datetime64(min(part.first_time for part in shard.symbols), "ns").astype("M8[s]")
+    last = np.datetime64(max(part.last_time for part in shard.symbols), "ns").astype("M8[s]")
+    return Problem(
+        f"the shard {shard.file} is damaged",
+        where=f"{path}: {names}{more}, {first} to {last} UTC",
+        expected=expected,
+        got=got,
+        fix="build the dataset again, or copy this file again from where it came",
+    )

@@ -1,0 +1,205 @@
+"""From a directory nobody reads to the generation everybody reads, in one step.
+
+1. A generation is written and synced in `.staging-FINGERPRINT/`, under a lock.
+2. Its shards are renamed into `shards/`; their names begin with the generation's number, so that
+   none is ever written over. Then its directory is renamed to its place.
+3. `CURRENT` is replaced. It is a file and not a link, as a file can be replaced atomically on every
+   file system and in every object store. Readers follow nothing else.
+
+A build that dies before 3 leaves the old generation as it was, and the next build removes what it
+left. Older generations stay until someone deletes them: somebody may be reading them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featurekit.dataset.manifest import GENERATION, SHARD_FILE, STORED_NAME, StoredFile, file_digest
+from featurekit.errors import DatasetError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+_FINGERPRINT = re.compile(r"[0-9A-Za-z_-]{1,80}")
+
+
+class Staging:
+    """The next generation of a dataset while it is written, within `with`.
+
+    Raises:
+        DatasetError: when the directory holds something else, or another build is writing it.
+    """
+
+    def __init__(self, root: Path, fingerprint: str) -> None:
+        if not _FINGERPRINT.fullmatch(fingerprint):
+            raise DatasetError(
+                Problem("a fingerprint is letters and digits", got=repr(fingerprint[:80]))
+            )
+        self.root = root
+        self.path = root / f".staging-{fingerprint}"
+        self._locked = ExitStack()
+
+    def __enter__(self) -> Staging:
+        _refuse_foreign(self.root)
+        with disk(self.root), ExitStack() as opened:
+            self.root.mkdir(parents=True, exist_ok=True)
+            opened.enter_context(_lock(self.root))
+            _remove_leftovers(self.root)
+            self.number = _last_number(self.root) + 1
+            self.shards = self.path / "shards"
+            self.generation = self.path / f"gen-{self.number:06d}"
+            self.shards.mkdir(parents=True)
+            self.generation.mkdir()
+            write_synced(self.path / "CURRENT", f"{self.generation.name}\n".encode())
+            self._locked = opened.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._locked.close()
+
+    def store(self, name: str, content: bytes | Path) -> StoredFile:
+        """Puts bytes, or a copy of a file, beside the manifest.
+
+        Raises:
+            DatasetError: when the name leads elsewhere.
+        """
+        if not STORED_NAME.fullmatch(name):
+            raise DatasetError(
+                Problem(
+                    "a file cannot have this name", expected="such as audit.json", got=repr(name)
+                )
+            )
+        path = self.generation / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            write_synced(path, content)
+        else:
+            shutil.copyfile(content, path)
+            sync(path)
+        return StoredFile(path.stat().st_size, file_digest(path))
+
+    def publish(self) -> Path:
+        """Makes the generation current, and returns its directory."""
+        for directory, _, _ in os.walk(self.path):
+            sync(Path(directory))
+        (self.root / "shards").mkdir(exist_ok=True)
+        for shard in sorted(self.shards.iterdir()):
+            shard.rename(self.root / "shards" / shard.name)
+        sync(self.root / "shards")
+        published = self.generation.rename(self.root / self.generation.name)
+        sync(self.root)
+        (self.path / "CURRENT").replace(self.root / "CURRENT")
+        sync(self.root)
+        shutil.rmtree(self.path)
+        return published
+
+
+@contextmanager
+def disk(path: Path) -> Iterator[None]:
+    """Turns what the file system refuses into an error that says where.
+
+    Raises:
+        DatasetError: when the disk is full, read-only or not ours.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DatasetError(
+            Problem(
+                "the dataset cannot be written",
+                where=str(error.filename or path),
+                got=error.strerror or str(error),
+                fix="free the disk, or write elsewhere: --out DIR",
+            )
+        ) from error
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Writes a file and waits until it is on disk."""
+    path.write_bytes(content)
+    sync(path)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the list of a directory's files, is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_foreign(root: Path) -> None:
+    """Refuses a directory that something else than a build of ours has filled."""
+    if not root.exists():
+        return
+    names = {path.name for path in root.iterdir()} if root.is_dir() else {root.name}
+    begun = any(name.startswith(".staging-") for name in names)
+    if "CURRENT" in names:
+        text = (root / "CURRENT").read_bytes() if (root / "CURRENT").is_file() else b""
+        begun = GENERATION.fullmatch(text.decode(errors="replace").strip()) is not None
+    if not begun and names - {".lock"}:
+        raise DatasetError(
+            Problem(
+                "this is not a dataset, and nothing in it will be overwritten",
+                where=str(root),
+                expected="an empty or new directory, or a dataset with its file CURRENT",
+                got=", ".join(sorted(names)[:10]),
+                fix="another directory: --out DIR",
+            )
+        )
+
+
+@contextmanager
+def _lock(root: Path) -> Iterator[None]:
+    """Keeps other builds out; the kernel gives the lock back however this process ends."""
+    descriptor = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DatasetError(
+                Problem(
+                    "another build is writing this dataset",
+                    where=str(root),
+                    fix="wait until it ends, or write elsewhere: --out DIR",
+                )
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(root: Path) -> None:
+    """Removes what interrupted builds left.
+
+    A staging directory holds its `CURRENT` until that is published, so what one with a `CURRENT`
+    has already renamed into its place was never read.
+    """
+    for staging in root.glob(".staging-*"):
+        if (staging / "CURRENT").is_file():
+            found = GENERATION.fullmatch((staging / "CURRENT").read_text().strip())
+            if found:
+                for shard in (root / "shards").glob(f"{found[1]}-*.safetensors"):
+                    shard.unlink()
+                shutil.rmtree(root / found[0], ignore_errors=True)
+        shutil.rmtree(staging)
+
+
+def _last_number(root: Path) -> int:
+    """The highest number that a generation or a shard has had; 0 if none."""
+    paths = [*root.glob("gen-*"), *root.glob("shards/*")]
+    found = [GENERATION.fullmatch(path.name) or SHARD_FILE.fullmatch(path.name) for path in paths]
+    return max((int(each[1]) for each in found if each), default=0)

@@ -1,0 +1,160 @@
+"""Which windows a split has, in which order an epoch visits them, and their rows.
+
+A window is `window` consecutive rows of one symbol, named by its first row in the whole dataset.
+Windows and order are not stored: they follow from the segments, the cuts and a seed.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from featurekit.dataset.shard import MappedShard
+
+SPLITS = ("train", "validation", "test")
+DEFAULT_WINDOW = 20
+ORDER_VERSION = 1  # moves when the same seed and epoch would give another order
+
+_MASK = 2**64 - 1
+_STEP = 0x9E3779B97F4A7C15  # splitmix64's odd increment: distinct rows keep distinct keys
+
+
+def split_rows(time: NDArray[np.int64], cuts: Sequence[int]) -> tuple[int, ...]:
+    """The rows of one symbol at which train, validation and test start, and the row after test.
+
+    Example:
+        >>> split_rows(np.array([10, 20, 30, 40]), (20, 40))
+        (0, 1, 3, 4)
+    """
+    return (0, *(bisect_left(time, cut) for cut in cuts), len(time))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Runs:
+    """Stretches of rows, `first` to `stop`, in which every window belongs to the split.
+
+    `symbol` is the code of each stretch's symbol.
+    """
+
+    symbol: NDArray[np.int64]
+    first: NDArray[np.int64]
+    stop: NDArray[np.int64]
+
+    @staticmethod
+    def of(
+        symbol: NDArray[np.int64],
+        first: NDArray[np.int64],
+        stop: NDArray[np.int64],
+        bounds: NDArray[np.int64],
+        split: int,
+        *,
+        embargo: int,
+        horizon: int,
+    ) -> Runs:
+        """Cuts segments to a split.
+
+        A segment is `symbol`, `first`, `stop`; `bounds` `[symbols, 4]` are the rows at which the
+        splits of each symbol start, and the row after its last. The `embargo` bars of a symbol
+        that follow a cut belong to no window. Rows whose target, `horizon` bars later, lies in
+        the next split are purged; where the history itself ends there is no next split.
+
+        Example:
+            >>> runs = Runs.of(
+            ...     np.array([0, 0]), np.array([0, 60]), np.array([60, 100]),
+            ...     np.array([[0, 70, 90, 100]]), 0, embargo=5, horizon=3,
+            ... )
+            >>> runs.first, runs.stop
+            (array([ 0, 60]), array([60, 67]))
+        """
+        begin, end, last = bounds[:, split], bounds[:, split + 1], bounds[:, -1]
+        begin = begin + (embargo if split else 0)
+        end = np.where(end < last, end - horizon, end)
+        first, stop = np.maximum(first, begin[symbol]), np.minimum(stop, end[symbol])
+        kept = first < stop
+        return Runs(symbol[kept], first[kept], stop[kept])
+
+    def starts(self, window: int, stride: int) -> NDArray[np.int64]:
+        """First rows of all windows, ascending; `stride` counts from the start of each run.
+
+        Example:
+            >>> Runs(np.array([0]), np.array([100]), np.array([110])).starts(window=4, stride=3)
+            array([100, 103, 106])
+        """
+        count = np.maximum((self.stop - self.first - window) // stride + 1, 0)
+        before = np.cumsum(count) - count
+        step = np.arange(count.sum(), dtype=np.int64) - np.repeat(before, count)
+        starts: NDArray[np.int64] = np.repeat(self.first, count) + stride * step
+        return starts
+
+    def longest(self, symbols: int) -> NDArray[np.int64]:
+        """Rows of the longest run of each symbol: the longest window that it can give."""
+        longest = np.zeros(symbols, np.int64)
+        np.maximum.at(longest, self.symbol, self.stop - self.first)
+        return longest
+
+
+def epoch_order(starts: NDArray[np.int64], digest: str, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The windows in the order of an epoch.
+
+    A pure function of the data's digest, the seed and the epoch. A window's key depends on its
+    first row only, so that fewer windows keep their order among each other.
+
+    Example:
+        >>> epoch_order(np.arange(6), "00ff", seed=0, epoch=0)
+        array([4, 1, 5, 2, 0, 3])
+    """
+    key = int(digest, 16)
+    state = _mix(_mix(_mix(key >> 64 & _MASK) ^ (key & _MASK)) ^ (seed & _MASK))
+    state = _mix(state ^ (epoch & _MASK))
+    keys = starts.astype(np.uint64) * np.uint64(_STEP) + np.uint64(state)
+    return starts[np.argsort(_mix_all(keys))]
+
+
+def gather(
+    shards: Sequence[MappedShard],
+    shard_starts: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    window: int,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+    """Copies windows `[B, T, F]`, and the targets `[B, K]` and times `[B]` of their last rows."""
+    first, last = shards[0], window - 1
+    width = first.features.shape[1]
+    x_BTF = np.empty((len(starts), window, width), np.float32)
+    y_BK = np.empty((len(starts), first.targets.shape[1]), np.float32)
+    time = np.empty(len(starts), np.int64)
+    shard_of = np.searchsorted(shard_starts, starts, side="right") - 1
+    for code in np.unique(shard_of):
+        shard, at = shards[code], np.flatnonzero(shard_of == code)
+        rows = starts[at] - shard_starts[code]
+        # One window is one contiguous slice: one row of a view whose rows overlap.
+        view = as_strided(
+            shard.features.reshape(-1),
+            (len(shard.time) - last, window * width),
+            (shard.features.strides[0], shard.features.itemsize),
+            writeable=False,
+        )
+        x_BTF[at] = view[rows].reshape(-1, window, width)
+        y_BK[at] = shard.targets[rows + last]
+        time[at] = shard.time[rows + last]
+    return x_BTF, y_BK, time
+
+
+def _mix(value: int) -> int:
+    """One step of splitmix64, a bijection of 64 bits."""
+    return int(_mix_all(np.array([(value + _STEP) & _MASK], np.uint64))[0])
+
+
+def _mix_all(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    keys ^= keys >> np.uint64(31)
+    return keys

@@ -1,0 +1,106 @@
+"""Imports point down only, and `import featurekit` brings nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import featurekit
+
+PACKAGE = Path(featurekit.__file__).parent
+
+# From the bottom up: a module may import from its own row and from the rows above it here.
+LAYERS = [
+    {"errors"},
+    {"document"},
+    {"timeline"},
+    {"operation"},
+    {"column"},
+    {"engine"},
+    {"feature"},
+    {"block"},
+    {"blocks"},
+    {"ledger"},
+    {"profile"},
+    {"schema"},
+    {"sources"},
+    {"scaling"},
+    {"inputs"},
+    {"pipeline"},
+    {"audit"},
+    {"dataset"},
+    {"build"},
+    {"nn"},
+    {"testing"},
+    {"cli"},
+    {"__main__"},
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+# Imports inside a function that reach up on purpose, each with its reason.
+UPWARD = {
+    ("block", "blocks"): "looking a block up by name defines the built-in ones the first time",
+    ("pipeline", "build"): "pipeline.build() is the method that users expect",
+    ("pipeline", "dataset"): "the type of what pipeline.build() returns",
+}
+
+THIRD_PARTY = {
+    "numba": {"engine/loops.py", "engine/kernel.py", "profile"},
+    "pandera": {"schema"},
+    "sklearn": {"integrations/sklearn.py"},
+    "torch": {"nn/", "dataset/loader.py"},
+    "talib": set(),
+    "pandas": set(),
+}
+
+
+def layer(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports name the package in full"
+            names.append(node.module or "")
+            if node.module == "featurekit":
+                names += [f"featurekit.{alias.name}" for alias in node.names]
+    return names
+
+
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path) -> None:
+    here = layer(path)
+    assert here in RANK, f"{here} has no layer: add it to LAYERS"
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] == "featurekit" and len(parts) > 1 and (here, parts[1]) not in UPWARD:
+            assert RANK[parts[1]] <= RANK[here], f"{path}: {here} imports {parts[1]}"
+        if parts[0] in THIRD_PARTY:
+            place = str(path.relative_to(PACKAGE))
+            homes = THIRD_PARTY[parts[0]]
+            assert any(place.startswith(home) for home in homes), f"{place} imports {parts[0]}"
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, featurekit; "
+        "print([m for m in ('torch', 'sklearn', 'pandera', 'numba', 'polars') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", featurekit.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(featurekit, name) is not None
