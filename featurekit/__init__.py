@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from featurekit import nn, sources, testing
     from featurekit.audit import audit
-    from featurekit.block import Block, block
+    from featurekit.block import Block
     from featurekit.column import Col, sar, where
     from featurekit.dataset import Dataset, open_dataset
     from featurekit.errors import FeaturekitError
@@ -30,7 +30,6 @@ __all__ = [
     "Profile",
     "Scaling",
     "audit",
-    "block",
     "nn",
     "open_dataset",
     "sar",

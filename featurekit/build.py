@@ -14,11 +14,11 @@ import numpy as np
 import polars as pl
 
 from featurekit.audit import audit_profiles
-from featurekit.dataset import Dataset, DatasetWriter, Target
+from featurekit.dataset import DatasetWriter, Target
 from featurekit.errors import ConfigError, DataError, Problem
-from featurekit.ingest import Ingested, ingest
+from featurekit.ingest import ingest
 from featurekit.inputs import pieces, symbol_spans
-from featurekit.profile import ProfileGrid, save_profiles
+from featurekit.profile import ProfileGrid, merged, save_profiles
 from featurekit.scaling import Scaling
 from featurekit.timeline import duration, forward, instant, segment_starts
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from featurekit.audit import AuditReport
+    from featurekit.dataset import Dataset
+    from featurekit.ingest import Ingested
     from featurekit.pipeline import Pipeline
 
 PIECE = 4_096  # rows computed, profiled and written at a time; moments are merged by these
@@ -85,7 +87,7 @@ def build(
         warmup = _warmup(pipeline)
         parts, notes = _plan(pipeline, data.bars, warmup)
         cuts = _cuts(pipeline, data.bars)
-        grid = ProfileGrid(pipeline.columns)
+        grid = ProfileGrid(pipeline.columns, SPLITS, list(pipeline.slices))
         writer = DatasetWriter(
             root,
             fingerprint=pipeline.fingerprint,
@@ -97,8 +99,8 @@ def build(
         with writer:
             _write_rows(pipeline, data, parts, warmup, cuts, writer, grid, tell)
             profiles = grid.profiles()
-            train = grid.merged("train")
-            if train is None:
+            train = merged(profiles, "train")
+            if train is None or not train.rows:
                 raise DataError(
                     Problem(
                         "the train split has no rows",
@@ -108,7 +110,13 @@ def build(
                     )
                 )
             scaling = Scaling.fit(train, pipeline.scaling)
-            report = audit_profiles(profiles, pipeline.features, scaling, source=str(root))
+            report = audit_profiles(
+                profiles,
+                pipeline.features,
+                scaling,
+                source=str(root),
+                slices=list(pipeline.slices),
+            )
             save_profiles(Path(scratch) / "profile", profiles)
             files: dict[str, bytes | Path] = {
                 "audit.json": report.to_json().encode(),

@@ -11,6 +11,7 @@ import difflib
 import types
 import typing
 from collections.abc import Mapping
+from datetime import date
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
@@ -91,7 +92,16 @@ def read_yaml(text: str, name: str) -> tuple[dict[str, Any], Source]:
         )
     _note_lines(root, (), source)
     source.check()
-    return data, source
+    return _with_dates_as_text(data), source
+
+
+def _with_dates_as_text(value: Any) -> Any:  # noqa: ANN401  # of any type
+    """YAML makes dates of what looks like one; the grammar wants them as they were written."""
+    if isinstance(value, dict):
+        return {key: _with_dates_as_text(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_with_dates_as_text(each) for each in value]
+    return value.isoformat() if isinstance(value, date) else value
 
 
 def _note_lines(node: Any, path: Path, source: Source) -> None:  # noqa: ANN401  # yaml has no types

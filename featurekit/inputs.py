@@ -48,8 +48,9 @@ def symbol_spans(bars: pl.DataFrame) -> list[tuple[str, int, int]]:
         )
     if bars.is_empty():
         return []
-    runs = bars.select(pl.col("symbol").cast(pl.String).rle().alias("run")).unnest("run")
-    names, rows = runs["value"].to_list(), runs["len"].to_numpy().astype(np.int64)
+    runs = bars.select(pl.col("symbol").rle().alias("run")).unnest("run")
+    names = runs["value"].cast(pl.String).to_list()
+    rows = runs["len"].to_numpy().astype(np.int64)
     if len(set(names)) != len(names):
         raise DataError(
             Problem(

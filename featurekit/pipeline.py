@@ -140,7 +140,7 @@ class _Document:
     windows: Windows = Windows()
     splits: Splits = Splits()
     slices: Mapping[str, str] | None = None
-    scaling: Mapping[str, Any] = field(default_factory=dict)
+    scaling: ScalingSpec = ScalingSpec()
     audit: Audit = Audit()
     warmup: Literal["memory", "lookback"] = "memory"
 
@@ -201,7 +201,7 @@ class Pipeline:
         self.segments, self.windows, self.splits = parsed.segments, parsed.windows, parsed.splits
         self.audit, self.warmup = parsed.audit, parsed.warmup
         self._check_values(source)
-        self.scaling = ScalingSpec.parse(dict(parsed.scaling), where=source.where(("scaling",)))
+        self.scaling = parsed.scaling
         use_modules(parsed.use)
         self._cols: dict[str, Col] = {}
         self._blocks: dict[str, str] = {}

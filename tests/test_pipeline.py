@@ -160,7 +160,7 @@ def test_a_hole_is_forgotten_with_its_window() -> None:
 
 def test_segments_can_restart_the_features() -> None:
     frame = bars(300)
-    later = frame.with_columns(pl.col("time") + pl.duration(days=100))
+    later = frame.with_columns(pl.col("time") + pl.duration(days=100, time_unit="ns"))
     pipeline = Pipeline(name="x", blocks=["market"], segments={"max_gap": "4d", "reset": True})
     table = pipeline.transform(pl.concat([frame, later]))
     assert table["market.ret_100"].is_nan().to_list() == 2 * ([True] * 100 + [False] * 200)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -51,7 +53,7 @@ def runs_of(
     segments, bounds, before = [], [], 0
     for code, time in enumerate(times):
         edges = [0, *(np.flatnonzero(np.diff(time) > MAX_GAP) + 1), len(time)]
-        segments += [(code, before + a, before + b) for a, b in zip(edges, edges[1:], strict=False)]
+        segments += [(code, before + a, before + b) for a, b in itertools.pairwise(edges)]
         bounds.append([before + row for row in split_rows(time, cuts)])
         before += len(time)
     table = np.array(segments, np.int64)
@@ -137,9 +139,7 @@ def test_gathered_windows_are_slices_whichever_shards_hold_them() -> None:
     x, y = rng.standard_normal((60, 3)).astype("f4"), rng.standard_normal((60, 2)).astype("f4")
     time = np.arange(60) * 10
     edges = np.array([0, 7, 30, 60])
-    shards = [
-        MappedShard(x[a:b], y[a:b], time[a:b]) for a, b in zip(edges, edges[1:], strict=False)
-    ]
+    shards = [MappedShard(x[a:b], y[a:b], time[a:b]) for a, b in itertools.pairwise(edges)]
     starts = np.array([40, 0, 3, 56, 25, 7, 40])
     features, targets, times = gather(shards, edges, starts, window=4)
     assert np.array_equal(features, np.stack([x[s : s + 4] for s in starts]))

@@ -24,6 +24,7 @@ from featurekit.errors import ConfigError, DatasetError, Problem
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from featurekit.audit import AuditReport
     from featurekit.dataset.loader import Batch, Loader
     from featurekit.feature import Feature
     from featurekit.profile import Profile
@@ -149,26 +150,43 @@ class Dataset:
 
         return Scaling.from_json(self.manifest.scaling)
 
+    def cells(self) -> dict[str, Profile]:
+        """Summaries of the rows by `split/slices`, such as `train/active`; `-` is no slice.
+
+        Raises:
+            DatasetError: when the profile is missing or damaged.
+        """
+        from featurekit.profile import load_profiles  # it compiles; rows are read without it
+
+        return load_profiles(self.generation / "profile")
+
+    @property
+    def slices(self) -> tuple[str, ...]:
+        """Names of the slices that the audit judges apart."""
+        held = [name.partition("/")[2].split("+") for name in self.cells()]
+        return tuple(dict.fromkeys(each for names in held for each in names if each != "-"))
+
     def profile(self, split: str) -> Profile:
         """The summary of a split's rows, its slices added up.
 
         Raises:
             ConfigError: when there is no such split.
-            DatasetError: when the profile is missing, or has no cell of the split.
+            DatasetError: when the profile is missing, or the split has no rows.
         """
-        from featurekit.profile import load_profiles  # it compiles; rows are read without it
+        from featurekit.profile import merged  # as above
 
         _split_code(split)
-        path = self.generation / "profile"
-        if not path.is_file():
-            raise DatasetError(Problem("this dataset has no profile", where=str(path)))
-        cells = [cell for name, cell in load_profiles(path).items() if name.split("/")[0] == split]
-        if not cells:
-            raise DatasetError(Problem(f"the split {split!r} has no rows", where=str(path)))
-        total = cells[0]
-        for cell in cells[1:]:
-            total = total + cell
-        return total
+        found = merged(self.cells(), split)
+        if found is None:
+            raise DatasetError(Problem(f"the split {split!r} has no rows", where=str(self.path)))
+        return found
+
+    @cached_property
+    def audit(self) -> AuditReport:
+        """The scale audit of these rows."""
+        from featurekit.audit import audit  # as above
+
+        return audit(self)
 
     def to_polars(self) -> pl.DataFrame:
         """All rows: symbol, time, the features and the targets; a copy in memory."""
@@ -177,7 +195,11 @@ class Dataset:
         for described, shard in zip(self.manifest.shards, self.shards, strict=True):
             symbols = [part.symbol for part in described.symbols]
             codes = np.repeat(np.arange(len(symbols)), [part.rows for part in described.symbols])
-            columns = np.concatenate([shard.features.T, shard.targets.T])
+            columns = np.empty((len(names), described.rows), np.float32)
+            for at in range(0, described.rows, 512):  # turned in pieces that fit the cache
+                cut = slice(at, at + 512)
+                columns[: len(self.names), cut] = shard.features[cut].T
+                columns[len(self.names) :, cut] = shard.targets[cut].T
             frame = pl.DataFrame(dict(zip(names, columns, strict=True)))
             frames.append(
                 frame.select(

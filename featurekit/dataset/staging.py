@@ -20,12 +20,18 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featurekit.dataset.manifest import GENERATION, SHARD_FILE, STORED_NAME, StoredFile, file_digest
+from featurekit.dataset.manifest import (
+    GENERATION,
+    MANIFEST,
+    SHARD_FILE,
+    STORED_NAME,
+    StoredFile,
+    file_digest,
+)
 from featurekit.errors import DatasetError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
 _FINGERPRINT = re.compile(r"[0-9A-Za-z_-]{1,80}")
 
@@ -47,8 +53,8 @@ class Staging:
         self._locked = ExitStack()
 
     def __enter__(self) -> Staging:
-        _refuse_foreign(self.root)
         with disk(self.root), ExitStack() as opened:
+            _refuse_foreign(self.root)
             self.root.mkdir(parents=True, exist_ok=True)
             opened.enter_context(_lock(self.root))
             _remove_leftovers(self.root)
@@ -61,12 +67,7 @@ class Staging:
             self._locked = opened.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._locked.close()
 
     def store(self, name: str, content: bytes | Path) -> StoredFile:
@@ -75,7 +76,7 @@ class Staging:
         Raises:
             DatasetError: when the name leads elsewhere.
         """
-        if not STORED_NAME.fullmatch(name):
+        if name == MANIFEST or not STORED_NAME.fullmatch(name):
             raise DatasetError(
                 Problem(
                     "a file cannot have this name", expected="such as audit.json", got=repr(name)

@@ -30,7 +30,6 @@ from featurekit.errors import DatasetError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from types import TracebackType
 
     from numpy.typing import NDArray
 
@@ -93,12 +92,7 @@ class DatasetWriter:
             self._opened = opened.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._opened.close()
 
     def _place_symbols(self, opened: ExitStack) -> None:
@@ -201,19 +195,20 @@ class DatasetWriter:
         Raises:
             DatasetError: when rows of the plan are missing, or the disk is full.
         """
-        missing = [s for s in self._places.values() if s.written < s.rows]
-        if missing:
-            raise DatasetError(
-                *(
-                    Problem(
-                        "rows of the plan were not written",
-                        where=f"symbol {place.name!r}, {self.root}",
-                        expected=f"{place.rows} rows",
-                        got=f"{place.written} rows",
-                    )
-                    for place in missing
-                )
+        problems = [
+            Problem(
+                "rows of the plan were not written",
+                where=f"symbol {place.name!r}, {self.root}",
+                expected=f"{place.rows} rows",
+                got=f"{place.written} rows",
             )
+            for place in self._places.values()
+            if place.written < place.rows
+        ]
+        if cuts[0] > cuts[1]:
+            problems.append(Problem("validation starts after test", where=name, got=str(cuts)))
+        if problems:
+            raise DatasetError(*problems)
         with disk(self.root):
             manifest = Manifest(
                 generation=self._staging.number,

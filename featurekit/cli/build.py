@@ -1,0 +1,107 @@
+"""`featurekit build`: bars and fills into a dataset."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from featurekit.build import Build, Progress
+
+
+@click.command("build")
+@click.argument("pipeline", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Directory; build/NAME by default.")
+@click.option(
+    "--on-bad",
+    type=click.Choice(["fail", "quarantine"]),
+    default="fail",
+    show_default=True,
+    help="What to do with bars that break their schema.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(
+    pipeline: Path, out: Path | None, on_bad: Literal["fail", "quarantine"], as_json: bool
+) -> None:
+    """Builds the dataset of a PIPELINE file.
+
+    Exits with 1 when the audit's gate is breached (the dataset is there all the same), with 2 when
+    nothing could be built.
+    """
+    from featurekit.build import build
+    from featurekit.pipeline import Pipeline
+
+    parsed = Pipeline.from_yaml(pipeline)
+    console = Console(stderr=True)
+    with _progress(console) as progress:
+        built = build(parsed, out=out, on_bad=on_bad, progress=progress)
+    for note in built.notes:
+        console.print(f"note: {note}", style="yellow", highlight=False)
+    if as_json:
+        click.echo(json.dumps(_summary(built)))
+    else:
+        _print(built)
+    sys.exit(int(built.audit.breaches(parsed.audit.fail_on)))
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Progress]:
+    """A bar for what is being done; nothing where nobody watches."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn
+
+    with Progress(
+        TextColumn("{task.description:<18}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        tasks = {}
+
+        def tell(what: str, done: int, rows: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=rows)
+            bar.update(tasks[what], completed=done, total=rows)
+
+        yield tell
+
+
+def _summary(built: Build) -> dict[str, object]:
+    dataset = built.dataset
+    return {
+        "dataset": str(dataset.path),
+        "rows": dataset.rows,
+        "features": len(dataset.features),
+        "symbols": len(dataset.symbols),
+        "windows": sum(split.windows for split in dataset.splits.values()),
+        "quarantined": built.quarantined,
+        "verdict": built.audit.verdict,
+        "seconds": round(built.seconds, 3),
+    }
+
+
+def _print(built: Build) -> None:
+    from featurekit.audit.text import render
+
+    dataset = built.dataset
+    console = Console(highlight=False)
+    console.print(
+        f"[bold]{dataset.path}[/]  {dataset.rows:,} rows x {len(dataset.features)} features, "
+        f"{len(dataset.symbols)} symbols, {built.seconds:.1f} s"
+    )
+    for name, split in dataset.splits.items():
+        console.print(f"  {name:<11} {split.rows:>10,} rows {split.windows:>10,} windows of 20")
+    if built.quarantined:
+        console.print(f"  {built.quarantined:,} rows set aside in {dataset.generation}/quarantine")
+    render(built.audit, console)

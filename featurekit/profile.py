@@ -1,0 +1,423 @@
+"""Profile: a summary of columns that adds up, exact in everything that is counted.
+
+A value's place in the histogram is the top 13 bits of its float32: sign, exponent and 4 bits of
+mantissa. Such bins need no range beforehand, hold 1e-38 and 1e38 alike, and add without error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import polars as pl
+from numba import njit
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from featurekit.errors import DataError, DatasetError, Problem
+
+SHIFT = 19  # bits of a float32 that a bin does not tell apart
+BINS = 1 << (32 - SHIFT)
+HALF = BINS // 2
+CHUNK = 4_096  # rows whose moments are taken together
+FORMAT = "1"
+
+F4: TypeAlias = NDArray[np.float32]
+F8: TypeAlias = NDArray[np.float64]
+I8: TypeAlias = NDArray[np.int64]
+
+
+def _edges() -> tuple[F8, F8]:
+    """Smallest and largest magnitude of each bin of one sign."""
+    with np.errstate(invalid="ignore"):  # the last bins are those of NaN
+        low = (np.arange(HALF, dtype=np.uint32) << SHIFT).view(np.float32).astype(np.float64)
+    high = np.append(low[1:], np.nan)
+    finite = np.isfinite(low)
+    high[finite & ~np.isfinite(high)] = float(np.finfo(np.float32).max)
+    return low, high
+
+
+LOW, HIGH = _edges()
+FINITE = int(np.isfinite(LOW).sum())  # bins of one sign that hold finite values
+MIDDLE = np.where(np.isfinite(LOW), (LOW + HIGH) / 2.0, 0.0)
+MIDDLE[0] = 0.0  # zeros, and what is below 1e-38
+RELATIVE_ERROR = 1.0 / 32.0
+
+
+@njit(cache=True, error_model="numpy")
+def _scan(
+    x: F4, bits: NDArray[np.uint32], histogram: I8, counts: I8, extremes: F4, moments: F8, share: F8
+) -> int:
+    """Adds rows [n, F] to the counts; `moments` are set to those of these rows alone.
+
+    Returns the rows without a hole, which the row-wise shares are of.
+    """
+    n, width = x.shape
+    whole = 0
+    total = np.zeros(width)
+    finite = np.zeros(width)
+    largest = np.finfo(np.float32).max
+    for i in range(n):
+        squares = 0.0
+        for j in range(width):
+            v = np.float64(x[i, j])
+            squares += v * v
+        known = squares == squares and squares < np.inf
+        whole += known
+        scale = 1.0 / squares if known and squares > 0.0 else 0.0
+        for j in range(width):
+            histogram[j, bits[i, j] >> SHIFT] += 1
+        if known:
+            for j in range(width):
+                v = x[i, j]
+                w = np.float64(v)
+                total[j] += w
+                finite[j] += 1.0
+                share[j] += w * w * scale
+                extremes[0, j] = min(extremes[0, j], v)
+                extremes[1, j] = max(extremes[1, j], v)
+                counts[0, j] += v == 0.0
+        else:
+            for j in range(width):
+                v = x[i, j]
+                if v != v:
+                    counts[1, j] += 1
+                elif v > largest:
+                    counts[2, j] += 1
+                elif v < -largest:
+                    counts[3, j] += 1
+                else:
+                    total[j] += np.float64(v)
+                    finite[j] += 1.0
+                    extremes[0, j] = min(extremes[0, j], v)
+                    extremes[1, j] = max(extremes[1, j], v)
+                    counts[0, j] += v == 0.0
+    for j in range(width):
+        counts[4, j] += int(finite[j])
+        moments[0, j] = total[j] / finite[j] if finite[j] > 0.0 else 0.0
+        moments[1, j] = moments[2, j] = moments[3, j] = 0.0
+    for i in range(n):
+        for j in range(width):
+            v = x[i, j]
+            d = np.float64(v) - moments[0, j] if abs(v) <= largest else 0.0
+            square = d * d
+            moments[1, j] += square
+            moments[2, j] += square * d
+            moments[3, j] += square * square
+    return whole
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Counts, moments, extremes, row-wise shares and a histogram of each of F columns.
+
+    `a + b` is the profile of both: bit for bit in counts, extremes and the histogram, to rounding
+    in moments and shares. Moments are of the finite values, taken over chunks of 4,096 rows.
+
+    Example:
+        >>> one, two = Profile.of(np.ones((3, 1))), Profile.of(np.array([[3.0], [np.nan]]))
+        >>> both = one + two
+        >>> both.rows, both.mean, both.nan
+        (5, array([1.5]), array([1]))
+    """
+
+    names: tuple[str, ...]
+    rows: int
+    whole_rows: int
+    counts: I8
+    extremes: F4
+    moments: F8
+    share: F8
+    histogram: I8
+
+    @staticmethod
+    def empty(names: Sequence[str]) -> Profile:
+        """The profile of no rows."""
+        width = len(names)
+        extremes = np.repeat(np.array([[np.inf], [-np.inf]], np.float32), width, axis=1)
+        return Profile(
+            tuple(names),
+            0,
+            0,
+            np.zeros((5, width), np.int64),
+            extremes,
+            np.zeros((4, width)),
+            np.zeros(width),
+            np.zeros((width, BINS), np.int64),
+        )
+
+    @staticmethod
+    def of(data: pl.DataFrame | NDArray[Any], names: Sequence[str] | None = None) -> Profile:
+        """The profile of a frame's numeric columns, or of an array [rows, F].
+
+        Raises:
+            DataError: when there is no numeric column, or the names are not as many as these.
+        """
+        if isinstance(data, pl.DataFrame):
+            kinds = data.schema.items()
+            numeric = [name for name, kind in kinds if kind.is_numeric() or kind == pl.Boolean]
+            columns = [data[n].cast(pl.Float32).fill_null(float("nan")) for n in numeric]
+            names = numeric if names is None else names
+            data = np.column_stack([c.to_numpy() for c in columns]) if columns else np.empty((0, 0))
+        if data.ndim != 2 or not data.shape[1]:
+            expected, got = "rows x columns", str(data.shape)
+            raise DataError(Problem("there is no column of numbers", expected=expected, got=got))
+        names = [f"x{k}" for k in range(data.shape[1])] if names is None else names
+        if len(names) != data.shape[1]:
+            expected, got = f"{data.shape[1]} names", f"{len(names)} names"
+            raise DataError(Problem("each column has a name", expected=expected, got=got))
+        profile = Profile.empty(names)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is counted as infinite
+            rows = np.ascontiguousarray(data, np.float32)
+        for start in range(0, len(rows), CHUNK):
+            profile = profile.updated(rows[start : start + CHUNK])
+        return profile
+
+    def updated(self, rows: F4) -> Profile:
+        """This profile with a chunk of rows [n, F] added; the arrays of counts are reused."""
+        rows = np.ascontiguousarray(rows)
+        before = self.counts[4].copy()
+        moments = np.empty((4, len(self.names)))
+        whole = _scan(
+            rows,
+            rows.view(np.uint32),
+            self.histogram,
+            self.counts,
+            self.extremes,
+            moments,
+            self.share,
+        )
+        return Profile(
+            self.names,
+            self.rows + len(rows),
+            self.whole_rows + int(whole),
+            self.counts,
+            self.extremes,
+            _merge_moments(self.moments, before, moments, self.counts[4] - before),
+            self.share,
+            self.histogram,
+        )
+
+    def __add__(self, other: Profile) -> Profile:
+        if self.names != other.names:
+            expected, got = ", ".join(self.names[:5]), ", ".join(other.names[:5])
+            raise DataError(
+                Problem("profiles of other columns do not add", expected=expected, got=got)
+            )
+        low = np.minimum(self.extremes[0], other.extremes[0])
+        high = np.maximum(self.extremes[1], other.extremes[1])
+        return Profile(
+            self.names,
+            self.rows + other.rows,
+            self.whole_rows + other.whole_rows,
+            self.counts + other.counts,
+            np.stack([low, high]),
+            _merge_moments(self.moments, self.counts[4], other.moments, other.counts[4]),
+            self.share + other.share,
+            self.histogram + other.histogram,
+        )
+
+    @property
+    def count(self) -> I8:
+        """Finite values of each column."""
+        return self.counts[4]
+
+    @property
+    def zeros(self) -> I8:
+        """Values that are exactly 0."""
+        return self.counts[0]
+
+    @property
+    def nan(self) -> I8:
+        """Values that are NaN."""
+        return self.counts[1]
+
+    @property
+    def infinite(self) -> I8:
+        """Values that are infinite, of either sign."""
+        return self.counts[2] + self.counts[3]
+
+    @property
+    def minimum(self) -> F8:
+        """Smallest finite value; inf where there is none."""
+        return self.extremes[0].astype(np.float64)
+
+    @property
+    def maximum(self) -> F8:
+        """Largest finite value; -inf where there is none."""
+        return self.extremes[1].astype(np.float64)
+
+    @property
+    def mean(self) -> F8:
+        """Mean of the finite values."""
+        return self.moments[0]
+
+    @property
+    def std(self) -> F8:
+        """Standard deviation of the finite values (ddof 0)."""
+        deviation: F8 = np.sqrt(self.moments[1] / np.maximum(self.count, 1))
+        return deviation
+
+    @property
+    def rms(self) -> F8:
+        """Root of the mean square of the finite values."""
+        root: F8 = np.sqrt(self.mean**2 + self.std**2)
+        return root
+
+    @property
+    def row_share(self) -> F8:
+        """Mean share of a row's squared norm, over rows without a hole."""
+        return self.share / max(self.whole_rows, 1)
+
+    def quantile(self, q: float) -> F8:
+        """Quantile q of each column, within 1/32 of its value (below 1e-37: within 1e-38).
+
+        The smallest value that a share q of the finite values does not exceed; 0 and the extremes
+        are exact. NaN where there is no finite value.
+        """
+        values, weights = self.bins()
+        reached = np.cumsum(weights, axis=1)
+        rank = np.maximum(np.ceil(q * self.count), 1.0)
+        at = np.minimum((reached < rank[:, None]).sum(axis=1), values.size - 1)
+        found = np.clip(values[at], self.minimum, self.maximum)
+        return np.where(self.count > 0, found, np.nan)
+
+    def bins(self) -> tuple[F8, I8]:
+        """Middles of the finite bins in order, and how many values of each column are in each."""
+        values = np.concatenate([-MIDDLE[:FINITE][::-1], MIDDLE[:FINITE]])
+        negative = self.histogram[:, HALF : HALF + FINITE][:, ::-1]
+        return values, np.concatenate([negative, self.histogram[:, :FINITE]], axis=1)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the profile as one file."""
+        save_profiles(path, {"": self})
+
+    @staticmethod
+    def load(path: str | Path) -> Profile:
+        """Reads what `save` wrote.
+
+        Raises:
+            DatasetError: when the file is missing or damaged.
+        """
+        return next(iter(load_profiles(path).values()))
+
+
+class ProfileGrid:
+    """Profiles of disjoint cells, a split and a set of slices each, filled a chunk at a time.
+
+    A cell's name is `split/slices`, such as `train/active`; rows of no slice are in `split/-`.
+    """
+
+    def __init__(
+        self, names: Sequence[str], splits: Sequence[str], slices: Sequence[str] = ()
+    ) -> None:
+        self.names, self.splits, self.slices = tuple(names), tuple(splits), tuple(slices)
+        self._cells: dict[str, Profile] = {}
+
+    def update(self, rows: F4, split: I8, slices: I8) -> None:
+        """Adds a chunk [n, F]; `split` counts in the splits, bit k of `slices` is slice k."""
+        code = split * (1 << len(self.slices)) + slices
+        for each in np.unique(code):
+            at, bits = divmod(int(each), 1 << len(self.slices))
+            held = [name for k, name in enumerate(self.slices) if bits >> k & 1]
+            cell = f"{self.splits[at]}/{'+'.join(held) or '-'}"
+            profile = self._cells.get(cell) or Profile.empty(self.names)
+            chosen = rows if (code == each).all() else rows[code == each]
+            self._cells[cell] = profile.updated(chosen)
+
+    def profiles(self) -> dict[str, Profile]:
+        """The cells by name, sorted; a slice without train rows has an empty one."""
+        cells = {f"{self.splits[0]}/{name}": Profile.empty(self.names) for name in self.slices}
+        return dict(sorted((cells | self._cells).items()))
+
+
+def merged(cells: Mapping[str, Profile], split: str, slice_: str | None = None) -> Profile | None:
+    """The profile of a split, or of one slice of it; None if it has no rows."""
+    found = None
+    for name, profile in sorted(cells.items()):
+        where, _, held = name.partition("/")
+        if profile.rows and where == split and (slice_ is None or slice_ in held.split("+")):
+            found = profile if found is None else found + profile
+    return found
+
+
+def save_profiles(path: str | Path, profiles: Mapping[str, Profile]) -> None:
+    """Writes profiles by name as one safetensors file; of the histograms only what is not 0."""
+    tensors: dict[str, NDArray[Any]] = {}
+    heads = []
+    for number, (name, profile) in enumerate(profiles.items()):
+        filled = np.flatnonzero(profile.histogram)
+        tensors |= {
+            f"{number}.counts": profile.counts,
+            f"{number}.extremes": profile.extremes,
+            f"{number}.moments": profile.moments,
+            f"{number}.share": profile.share,
+            f"{number}.bins": filled.astype(np.int32),
+            f"{number}.filled": profile.histogram.reshape(-1)[filled],
+        }
+        heads.append({"name": name, "rows": profile.rows, "whole_rows": profile.whole_rows})
+    names = next(iter(profiles.values())).names if profiles else ()
+    head = {"format": FORMAT, "names": json.dumps(names), "profiles": json.dumps(heads)}
+    save_file(tensors, str(path), metadata=head)
+
+
+def load_profiles(path: str | Path) -> dict[str, Profile]:
+    """Reads what `save_profiles` wrote.
+
+    Raises:
+        DatasetError: when the file is missing, damaged or of another version.
+    """
+    try:
+        with safe_open(str(path), "numpy") as file:
+            head = file.metadata() or {}
+            if head.get("format") != FORMAT:
+                raise ValueError(f"format {head.get('format')}, not {FORMAT}")
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping
+        names = tuple(json.loads(head["names"]))
+        return {
+            each["name"]: _loaded(tensors, str(number), names, each)
+            for number, each in enumerate(json.loads(head["profiles"]))
+        }
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise DatasetError(
+            Problem("the profile cannot be read", where=str(path), got=str(error)[:200])
+        ) from error
+
+
+def _loaded(
+    tensors: Mapping[str, NDArray[Any]], number: str, names: tuple[str, ...], head: dict[str, Any]
+) -> Profile:
+    held = {key.split(".")[1]: t for key, t in tensors.items() if key.split(".")[0] == number}
+    histogram = np.zeros(len(names) * BINS, np.int64)
+    histogram[held.pop("bins")] = held.pop("filled")
+    known = {each.name for each in fields(Profile)}
+    return Profile(
+        names=names,
+        rows=int(head["rows"]),
+        whole_rows=int(head["whole_rows"]),
+        histogram=histogram.reshape(len(names), BINS),
+        **{key: value for key, value in held.items() if key in known},
+    )
+
+
+def _merge_moments(a: F8, n_a: I8, b: F8, n_b: I8) -> F8:
+    """Mean and sums of powers about it, of both (Pebay 2008)."""
+    na, nb = n_a.astype(np.float64), n_b.astype(np.float64)
+    n = np.maximum(na + nb, 1.0)
+    d = np.where((na > 0) & (nb > 0), b[0] - a[0], 0.0)
+    mean = np.where(na > 0, a[0] + d * nb / n, b[0])
+    second = a[1] + b[1] + d**2 * na * nb / n
+    third = a[2] + b[2] + d**3 * na * nb * (na - nb) / n**2 + 3.0 * d * (na * b[1] - nb * a[1]) / n
+    fourth = (
+        a[3]
+        + b[3]
+        + d**4 * na * nb * (na**2 - na * nb + nb**2) / n**3
+        + 6.0 * d**2 * (na**2 * b[1] + nb**2 * a[1]) / n**2
+        + 4.0 * d * (na * b[2] - nb * a[2]) / n
+    )
+    return np.stack([mean, second, third, fourth])
