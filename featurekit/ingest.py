@@ -7,7 +7,7 @@ grow with their number, whatever they were read from.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,7 +20,7 @@ from featurekit.inputs import symbol_spans
 from featurekit.ledger import fills_outside
 from featurekit.pipeline import Bars, Fills
 from featurekit.schema import ROW, refuse, validate
-from featurekit.sources import Source, readable, sample, scan_bars, scan_fills
+from featurekit.sources import Source, readable, scan_bars, scan_fills
 
 if TYPE_CHECKING:
     from featurekit.pipeline import Pipeline
@@ -122,21 +122,7 @@ def _mapped(rows: pl.LazyFrame, directory: Path) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
-def with_sample(section: Bars | Fills) -> Bars | Fills:
-    """The section with what is known of its sample, if it names one."""
-    if section.sample is None:
-        return section
-    known = sample(section.sample)
-    unset = {
-        key: value
-        for key, value in known.items()
-        if hasattr(section, key) and not getattr(section, key)
-    }
-    return replace(section, **unset)
-
-
 def _source(section: Bars | Fills) -> Source:
-    section = with_sample(section)
     return Source(
         str(section.path),
         section.symbol,
@@ -157,6 +143,7 @@ def _set_aside(
     )
     set_aside = bars.with_columns(pl.col(ROW).cast(pl.Int64)).join(reasons, on=ROW, maintain_order="left")
     kept = bars.lazy().filter(~pl.col(ROW).is_in(reasons[ROW].implode()))
+    kept = kept.with_columns(pl.col("symbol").cast(pl.String))
     frame = _mapped(kept, scratch / f"kept-{bars.height}")
     if frame.is_empty():
         raise DataError(

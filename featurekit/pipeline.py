@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import polars as pl
@@ -22,6 +22,7 @@ from featurekit.feature import Feature
 from featurekit.inputs import InputTable, pieces, symbol_spans
 from featurekit.ledger import ACCOUNT_COLUMNS, AccountReplay
 from featurekit.scaling import ScalingSpec
+from featurekit.sources import sample
 from featurekit.timeline import closes, duration, instant, segment_starts
 
 if TYPE_CHECKING:
@@ -145,6 +146,9 @@ class _Document:
     warmup: Literal["memory", "lookback"] = "memory"
 
 
+_Place = TypeVar("_Place", Bars | None, Fills | None)
+
+
 class Pipeline:
     """Blocks in order, and everything a build needs to know; the keys of the YAML file.
 
@@ -196,7 +200,8 @@ class Pipeline:
         assert parsed is not None  # noqa: S101  # check() raised otherwise
         self._document = parsed
         self.source = source.name
-        self.name, self.bars, self.fills = parsed.name, parsed.bars, parsed.fills
+        self.name = parsed.name
+        self.bars, self.fills = _with_sample(parsed.bars), _with_sample(parsed.fills)
         self.account, self.targets = parsed.account, dict(parsed.targets)
         self.segments, self.windows, self.splits = parsed.segments, parsed.windows, parsed.splits
         self.audit, self.warmup = parsed.audit, parsed.warmup
@@ -226,8 +231,9 @@ class Pipeline:
         source.check()
 
     def _check_values(self, source: Source) -> None:
-        for section, what in ((self.bars, "bars"), (self.fills, "fills")):
-            if section is not None and (section.path is None) == (section.sample is None):
+        for what in ("bars", "fills"):
+            given = getattr(self._document, what)
+            if given is not None and (given.path is None) == (given.sample is None):
                 source.add(
                     f"{what} come from one place", (what,), expected="path: ... or sample: ..."
                 )
@@ -473,6 +479,16 @@ class Pipeline:
         from featurekit.build import build  # a method for convenience: build is a layer above
 
         return build(self, out=out, executor=executor).dataset
+
+
+def _with_sample(section: _Place) -> _Place:
+    """The section with what is known of the bundled sample that it names."""
+    if section is None or section.sample is None or section.path is not None:
+        return section
+    known = sample(section.sample)
+    held = {each.name for each in fields(section)}
+    unset = {k: v for k, v in known.items() if k in held and not getattr(section, k)}
+    return replace(section, **unset)
 
 
 def _without_defaults(section: Any) -> dict[str, Any]:  # noqa: ANN401  # any section

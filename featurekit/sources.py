@@ -176,6 +176,10 @@ def _scan(
     with readable(source):
         files = _files(source.path)
         raw = pl.concat([_open(file) for file in files]).with_row_index(ROW)
+        if raw.head(1).collect().is_empty():
+            raise DataError(
+                Problem("the file has no rows", where=source.path, expected="bars or fills")
+            )
         kinds = raw.collect_schema()
         names = [name for name in kinds.names() if name != ROW]
         found = _found(names, (*required, *optional), source, required)
@@ -372,10 +376,8 @@ def _check_cells(
     }
     for name in never_empty:
         lost[name] = casts[name].is_null()
-    counts = raw.select(pl.len().alias(ROW), *(mark.sum().alias(n) for n, mark in lost.items()))
+    counts = raw.select(mark.sum().alias(name) for name, mark in lost.items())
     count = counts.collect(engine="streaming").row(0, named=True)
-    if not count[ROW]:
-        raise DataError(Problem("the file has no rows", where=source.path, expected="bars or fills"))
     bad = [
         raw.filter(mark)
         .select(
