@@ -26,13 +26,13 @@ HOUR = 3_600_000_000_000
 def learnable(tmp_path_factory: pytest.TempPathFactory) -> fk.Dataset:
     """Simulated rows whose target is a sum of features on scales from 1e-4 to 1e4."""
     rng = np.random.default_rng(1)
-    n, scales = 6000, np.array([1e-4, 1.0, 50.0, 1e4])
-    unit = rng.normal(size=(n, 4))
+    n, scales = 6000, np.tile([1e-4, 1.0, 50.0, 1e4], 3)
+    unit = rng.normal(size=(n, 12))
     rows = (unit * scales).astype(np.float32)
     # A difference: layer_norm takes the mean of a row away, and a sum with it.
-    target = unit @ [1.0, -1.0, 1.0, -1.0] + 0.3 * rng.normal(size=n)
+    target = unit[:, :4] @ [1.0, -1.0, 1.0, -1.0] + 0.3 * rng.normal(size=n)
     targets = np.column_stack([target, target > 0]).astype(np.float32)
-    features = [Feature(f"a.x{k}", "a", "-", None, "x", 0, 0) for k in range(4)]
+    features = [Feature(f"a.x{k}", "a", "-", None, "x", 0, 0) for k in range(12)]
     directory = tmp_path_factory.mktemp("train")
     profile = Profile.of(rows, [f.name for f in features])
     save_profiles(directory / "profile", {"train/-": profile})

@@ -13,6 +13,7 @@ from featurekit.column import Col, sar, where
 
 PERCENT = (0.0, 100.0)
 SIGNED_PERCENT = (-100.0, 100.0)
+ROUNDING = 1e-14  # of two numbers' size, below which their difference is no movement
 
 
 @block(unit="price", scale=(-1e3, 1e3))
@@ -51,18 +52,19 @@ def _oscillators(high: Col, low: Col, close: Col, volume: Col) -> dict[str, Col]
         gain, loss = rise.wilder(n), fall.wilder(n)
         return 100.0 * gain.over(gain + loss, 0.0)
 
-    def fast_k(x: Col, top: Col, bottom: Col, n: int) -> Col:
+    def fast_k(x: Col, top: Col, bottom: Col, n: int, noise: float = 0.0) -> Col:
         least = bottom.min(n)
-        return 100.0 * (x - least).over(top.max(n) - least, 0.0)
+        return 100.0 * (x - least).over(_less(top.max(n), least, noise), 0.0)
 
     typical = (high + low + close) / 3.0
 
     def cci(n: int) -> Col:
-        return (typical - typical.mean(n)).over(0.015 * typical.meandev(n), 0.0)
+        return _less(typical, typical.mean(n), ROUNDING).over(0.015 * typical.meandev(n), 0.0)
 
     slow_k = fast_k(close, high, low, 5).mean(3)
     rsi_14 = rsi(14)
-    rsi_k = fast_k(rsi_14, rsi_14, rsi_14, 5)
+    # On a flat price RSI stays where it is, but for the rounding of two decaying sums.
+    rsi_k = fast_k(rsi_14, rsi_14, rsi_14, 5, noise=1e-12)
     highest = high.max(14)
     gain, loss = rise.wilder(14), fall.wilder(14)
     # TA-Lib writes K only from D's first row on.
@@ -92,13 +94,19 @@ def _oscillators(high: Col, low: Col, close: Col, volume: Col) -> dict[str, Col]
 
 
 def _money_flow_index(typical: Col, volume: Col, n: int) -> Col:
-    change = typical.diff()
-    # Typical prices that differ by rounding only are a tie, as in TA-Lib.
-    tie = change.abs() <= 1e-14 * (typical.abs() + typical.lag(1).abs())
-    flow = where(tie, 0.0, typical * volume)
-    up = where(change < 0.0, 0.0, flow).sum(n)
-    down = where(change < 0.0, flow, 0.0).sum(n)
+    direction = _less(typical, typical.lag(1), ROUNDING).sign()
+    flow = typical * volume
+    up = (flow * direction.maximum(0.0)).sum(n)
+    down = (flow * (-direction).maximum(0.0)).sum(n)
     return 100.0 * up.over(up + down, 0.0)
+
+
+def _less(a: Col, b: Col, noise: float) -> Col:
+    """A - b, or 0 where they differ by rounding only: by `noise` of their size (as TA-Lib does)."""
+    difference = a - b
+    if not noise:
+        return difference
+    return where(difference.abs() <= noise * (a.abs() + b.abs()), 0.0, difference)
 
 
 def _ultimate(high: Col, low: Col, close: Col) -> Col:
