@@ -145,9 +145,7 @@ def build(
     )
 
 
-def _plan(
-    pipeline: Pipeline, bars: pl.DataFrame, warmup: int
-) -> tuple[list[_Part], list[str]]:
+def _plan(pipeline: Pipeline, bars: pl.DataFrame, warmup: int) -> tuple[list[_Part], list[str]]:
     """The symbols that have rows after the warm-up, and a note on those that have none."""
     parts, short = [], []
     for symbol, first, rows in symbol_spans(bars):

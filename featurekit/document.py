@@ -221,7 +221,7 @@ def to_yaml(document: Mapping[str, Any]) -> str:
 
     Example:
         >>> to_yaml({"width": 129})
-        'width: 129\\n'
+        'width: 129\n'
     """
     text: str = yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True, width=100)
     return text

@@ -6,9 +6,7 @@ grow with their number, whatever they were read from.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -18,12 +16,14 @@ import xxhash
 from featurekit.errors import ConfigError, DataError, Problem
 from featurekit.inputs import symbol_spans
 from featurekit.ledger import fills_outside
-from featurekit.pipeline import Bars, Fills
 from featurekit.schema import ROW, refuse, validate
 from featurekit.sources import Source, readable, scan_bars, scan_fills
 
 if TYPE_CHECKING:
-    from featurekit.pipeline import Pipeline
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from featurekit.pipeline import Bars, Fills, Pipeline
 
 BARS_SCHEMA, FILLS_SCHEMA = "schemas/bars.yaml", "schemas/fills.yaml"
 PIECE = 262_144  # rows hashed at a time
@@ -141,7 +141,9 @@ def _set_aside(
         .group_by(ROW, maintain_order=True)
         .agg(pl.col("column").str.join("; ").alias("reason"))
     )
-    set_aside = bars.with_columns(pl.col(ROW).cast(pl.Int64)).join(reasons, on=ROW, maintain_order="left")
+    set_aside = bars.with_columns(pl.col(ROW).cast(pl.Int64)).join(
+        reasons, on=ROW, maintain_order="left"
+    )
     kept = bars.lazy().filter(~pl.col(ROW).is_in(reasons[ROW].implode()))
     kept = kept.with_columns(pl.col("symbol").cast(pl.String))
     frame = _mapped(kept, scratch / f"kept-{bars.height}")
@@ -188,7 +190,11 @@ def _fills(
     refuse(violations, source.path)
     spans = pl.DataFrame(
         [
-            (symbol, *pipeline.closes(bars.slice(at, 1)), *pipeline.closes(bars.slice(at + n - 1, 1)))
+            (
+                symbol,
+                *pipeline.closes(bars.slice(at, 1)),
+                *pipeline.closes(bars.slice(at + n - 1, 1)),
+            )
             for symbol, at, n in symbol_spans(bars)
         ],
         schema={"symbol": pl.String, "first": pl.Int64, "last": pl.Int64},
@@ -207,18 +213,20 @@ def _fills(
                 Problem(
                     f"{count} fills are of the symbol {symbol!r}, which has no bars",
                     where=source.path,
-                    expected=", ".join(opens) if len(opens) <= 10 else f"one of {len(opens)} symbols",
+                    expected=", ".join(opens)
+                    if len(opens) <= 10
+                    else f"one of {len(opens)} symbols",
                     got=str(symbol),
                 )
             )
         elif before:
-            first = fills.filter(pl.col("symbol") == symbol)["time"].min()
+            first = str(fills.filter(pl.col("symbol") == symbol)["time"].min())
             problems.append(
                 Problem(
                     f"{before} fills of {symbol} are before its first bar",
                     where=f"{source.path}, {first}",
                     expected=f"at or after {opens[symbol]}: the account is known from its start",
-                    got=str(first),
+                    got=first,
                     fix="bars from before the first fill, or fills from a flat account on",
                 )
             )
@@ -236,7 +244,8 @@ def _warnings(violations: pl.DataFrame, what: str) -> list[str]:
         .agg(pl.len(), pl.first("symbol"), pl.first("time"))
     )
     return [
-        f"{what}: {column}: {check} does not hold in {count} rows, first {symbol} {time:%Y-%m-%d %H:%M}"
+        f"{what}: {column}: {check} does not hold in {count} rows, "
+        f"first {symbol} {time:%Y-%m-%d %H:%M}"
         for check, column, count, symbol, time in counts.rows()
     ]
 
@@ -248,5 +257,5 @@ def _fingerprint(bars: pl.DataFrame, fills: pl.DataFrame | None) -> str:
         digest.update(",".join(frame.columns).encode())
         for start in range(0, frame.height, PIECE):
             hashed = frame.slice(start, PIECE).hash_rows(seed=0).to_numpy()
-            digest.update(np.ascontiguousarray(hashed))
+            digest.update(np.ascontiguousarray(hashed).data)
     return digest.hexdigest()

@@ -26,9 +26,9 @@ from featurekit.sources import sample
 from featurekit.timeline import closes, duration, instant, segment_starts
 
 if TYPE_CHECKING:
-    from featurekit.column import Col
     from numpy.typing import NDArray
 
+    from featurekit.column import Col
     from featurekit.dataset import Dataset
 
 # Moves when the same pipeline file would give other numbers.
@@ -141,7 +141,7 @@ class _Document:
     windows: Windows = Windows()
     splits: Splits = Splits()
     slices: Mapping[str, str] | None = None
-    scaling: ScalingSpec = ScalingSpec()
+    scaling: ScalingSpec = field(default_factory=ScalingSpec)
     audit: Audit = Audit()
     warmup: Literal["memory", "lookback"] = "memory"
 

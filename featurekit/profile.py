@@ -7,10 +7,8 @@ mantissa. Such bins need no range beforehand, hold 1e-38 and 1e38 alike, and add
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -20,6 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from featurekit.errors import DataError, DatasetError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 SHIFT = 19  # bits of a float32 that a bin does not tell apart
 BINS = 1 << (32 - SHIFT)
@@ -225,37 +227,44 @@ class Profile:
     @property
     def count(self) -> I8:
         """Finite values of each column."""
-        return self.counts[4]
+        found: I8 = self.counts[4]
+        return found
 
     @property
     def zeros(self) -> I8:
         """Values that are exactly 0."""
-        return self.counts[0]
+        found: I8 = self.counts[0]
+        return found
 
     @property
     def nan(self) -> I8:
         """Values that are NaN."""
-        return self.counts[1]
+        found: I8 = self.counts[1]
+        return found
 
     @property
     def infinite(self) -> I8:
         """Values that are infinite, of either sign."""
-        return self.counts[2] + self.counts[3]
+        found: I8 = self.counts[2] + self.counts[3]
+        return found
 
     @property
     def minimum(self) -> F8:
         """Smallest finite value; inf where there is none."""
-        return self.extremes[0].astype(np.float64)
+        found: F8 = self.extremes[0].astype(np.float64)
+        return found
 
     @property
     def maximum(self) -> F8:
         """Largest finite value; -inf where there is none."""
-        return self.extremes[1].astype(np.float64)
+        found: F8 = self.extremes[1].astype(np.float64)
+        return found
 
     @property
     def mean(self) -> F8:
         """Mean of the finite values."""
-        return self.moments[0]
+        found: F8 = self.moments[0]
+        return found
 
     @property
     def std(self) -> F8:

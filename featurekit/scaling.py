@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from featurekit.errors import ConfigError, DataError, DatasetError, Problem
-from featurekit.profile import Profile
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from featurekit.profile import Profile
 
 Kind = Literal["none", "standard", "robust"]
 Squash = Literal["asinh", "none"]
@@ -55,6 +58,7 @@ class Scaling:
     scale to divide by they are named here and in the audit.
 
     Example:
+        >>> from featurekit.profile import Profile
         >>> profile = Profile.of(np.array([[1.0], [3.0]]), ["a.x"])
         >>> scaling = Scaling.fit(profile, ScalingSpec(squash="none"))
         >>> scaling.apply(np.array([[1.0], [5.0]], np.float32))

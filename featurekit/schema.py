@@ -6,7 +6,7 @@ of them in one aggregate query, and a second, filtered one only for those that f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,18 +17,20 @@ from featurekit.document import parse, read_yaml
 from featurekit.errors import ConfigError, DataError, Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pandera.polars as pandera
 
 Severity = Literal["fail", "warn"]
 
-VIOLATIONS = {
-    "check": pl.String,
-    "column": pl.String,
-    "symbol": pl.String,
+VIOLATIONS: dict[str, pl.DataType] = {
+    "check": pl.String(),
+    "column": pl.String(),
+    "symbol": pl.String(),
     "time": pl.Datetime("ns", "UTC"),
-    "row": pl.Int64,
-    "value": pl.String,
-    "severity": pl.String,
+    "row": pl.Int64(),
+    "value": pl.String(),
+    "severity": pl.String(),
 }
 ROW = "row"  # the row of the file that a frame was read from, where it has this column
 PIECE = 262_144  # rows checked at a time, so that memory does not grow with the frame
@@ -92,7 +94,11 @@ class Schema:
         """
         import pandera.polars as pandera  # heavy; needed by those who ask for it
 
-        kinds = {"text": pl.String, "time": pl.Datetime("ns", "UTC"), "number": pl.Float64}
+        kinds: dict[str, pl.DataType] = {
+            "text": pl.String(),
+            "time": pl.Datetime("ns", "UTC"),
+            "number": pl.Float64(),
+        }
         columns = {}
         for name, column in self.columns.items():
             checks = []
@@ -231,7 +237,9 @@ def _wrong_columns(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
         },
         schema={name: VIOLATIONS[name] for name in ("check", "column", "value", "severity")},
     ).select(
-        pl.col(name) if name in ("check", "column", "value", "severity") else pl.lit(None, kind).alias(name)
+        pl.col(name)
+        if name in ("check", "column", "value", "severity")
+        else pl.lit(None, kind).alias(name)
         for name, kind in VIOLATIONS.items()
     )
 
@@ -271,7 +279,10 @@ def _checks(frame: pl.DataFrame, schema: Schema) -> Iterator[_Check]:
         time = pl.col(schema.ordered)
         yield _Check("times in order", schema.ordered, time < time.shift(1))
     if schema.inside and {"open", "high", "low", "close"} <= usable.keys():
-        low, high = pl.col("low") - schema.inside.tolerance, pl.col("high") + schema.inside.tolerance
+        low, high = (
+            pl.col("low") - schema.inside.tolerance,
+            pl.col("high") + schema.inside.tolerance,
+        )
         yield _Check("low <= high", "high", pl.col("low") > pl.col("high"))
         for name, severity in (("open", schema.inside.open), ("close", schema.inside.close)):
             outside = (pl.col(name) < low) | (pl.col(name) > high)
@@ -279,7 +290,9 @@ def _checks(frame: pl.DataFrame, schema: Schema) -> Iterator[_Check]:
     if schema.jump and {"symbol", "close"} <= usable.keys():
         same = pl.col("symbol") == pl.col("symbol").shift(1)
         step = (pl.col("close") / pl.col("close").shift(1)).log().abs()
-        yield _Check("no jump", "close", same & (step > schema.jump.log_return), schema.jump.severity)
+        yield _Check(
+            "no jump", "close", same & (step > schema.jump.log_return), schema.jump.severity
+        )
     if schema.priced and {"side", "quantity", "price", "symbol"} <= usable.keys():
         trades = pl.col("side").is_in(["buy", "sell"]) & (pl.col("quantity") > 0)
         yield _Check("buys and sells have a price", "price", trades & pl.col("price").is_null())

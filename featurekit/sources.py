@@ -8,17 +8,19 @@ text and cast here, so that a text in a number is told with its row and nothing 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from featurekit.errors import ConfigError, DataError, Problem
 from featurekit.schema import ROW, VIOLATIONS, refuse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 BARS = ("symbol", "time", "open", "high", "low", "close", "volume")
 FILLS = ("time", "symbol", "side", "quantity", "price", "fee")
@@ -199,15 +201,15 @@ def _scan(
                 casts[name] = _times(raw_values, dtype, source)
             elif name in TEXT:
                 casts[name] = pl.col(name).cast(pl.String)
-            elif name != ROW and (name in columns or dtype.is_numeric()):
-                casts[name] = pl.col(name).cast(pl.Float64, strict=False)
-            elif name != ROW and texts and further_numbers:
+            elif name != ROW and (name in columns or dtype.is_numeric() or texts):
                 casts[name] = pl.col(name).cast(pl.Float64, strict=False)
         never_empty = tuple(name for name in required[:2] if name == "time" or further_numbers)
         _check_cells(raw_values, casts, columns, source, never_empty)
         # Further columns of text are no input of any block.
         order = [name for name in (*required, *optional) if name in casts]
-        further = [name for name in casts if name not in order and _is_number(raw_values, casts, name)]
+        further = [
+            name for name in casts if name not in order and _is_number(raw_values, casts, name)
+        ]
         return raw_values.select(ROW, *(casts[name] for name in (*order, *further)))
 
 
@@ -281,7 +283,9 @@ def _found(
     for name in wanted:
         if name in source.columns:
             continue
-        options = [n for alias in (TIME_NAMES if name == "time" else (name,)) for n in lower.get(alias, [])]
+        options = [
+            n for alias in (TIME_NAMES if name == "time" else (name,)) for n in lower.get(alias, [])
+        ]
         if len(options) > 1:
             problems.append(
                 Problem(
@@ -352,7 +356,9 @@ def _times(raw: pl.LazyFrame, dtype: pl.DataType, source: Source) -> pl.Expr:
     except pl.exceptions.PolarsError:
         raise ConfigError(
             Problem(
-                "there is no such time zone", expected="such as Europe/Helsinki", got=source.timezone
+                "there is no such time zone",
+                expected="such as Europe/Helsinki",
+                got=source.timezone,
             )
         ) from None
     # An hour that the clock shows twice in autumn is the first of the two; one that it leaves out
@@ -381,7 +387,9 @@ def _check_cells(
     bad = [
         raw.filter(mark)
         .select(
-            pl.lit(f"is a {'time' if name == 'time' else 'text' if name in TEXT else 'number'}").alias("check"),
+            pl.lit(
+                f"is a {'time' if name == 'time' else 'text' if name in TEXT else 'number'}"
+            ).alias("check"),
             pl.lit(name).alias("column"),
             pl.lit(None, pl.String).alias("symbol"),
             pl.lit(None, VIOLATIONS["time"]).alias("time"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +13,8 @@ from featurekit.ledger import ACCOUNT_COLUMNS, AccountReplay
 from featurekit.timeline import clock
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
     from featurekit.block import Block
 
 Inputs = dict[str, NDArray[np.float64]]

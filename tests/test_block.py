@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from featurekit.block import block
-from featurekit.column import Col
 from featurekit.errors import ConfigError
 from featurekit.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from featurekit.column import Col
 
 MODULE = '''from featurekit.block import block
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from featurekit.block import Block
 from featurekit.blocks import indicator, market, position
 from featurekit.pipeline import Pipeline
 from featurekit.sources import read_bars, sample
@@ -19,6 +19,9 @@ from tests.golden.indicators import FIRST, talib_columns
 from tests.golden.markets import market_columns
 from tests.golden.positions import NAMES, position_columns
 from tests.golden.series import random_bars
+
+if TYPE_CHECKING:
+    from featurekit.block import Block
 
 F8 = NDArray[np.float64]
 HOUR = 3_600_000_000_000
@@ -37,9 +40,7 @@ def frame_of(bars: dict[str, F8]) -> pl.DataFrame:
     )
 
 
-def columns(
-    block: str, bars: dict[str, F8], fills: pl.DataFrame | None = None
-) -> dict[str, F8]:
+def columns(block: str, bars: dict[str, F8], fills: pl.DataFrame | None = None) -> dict[str, F8]:
     table = ALL.transform(frame_of(bars), fills, dtype="float64")
     prefix = f"{block}."
     names = [name for name in ALL.columns if name.startswith(prefix)]
@@ -50,7 +51,9 @@ def bundled() -> dict[str, dict[str, F8]]:
     found = {}
     for name in ("eurusd_h1", "us_stocks_d1"):
         known = sample(name)
-        options = {k: v for k, v in known.items() if k in ("symbol", "columns", "timezone", "time_format")}
+        options = {
+            k: v for k, v in known.items() if k in ("symbol", "columns", "timezone", "time_format")
+        }
         for frame in read_bars(known["path"], **options).partition_by("symbol"):
             names = ("open", "high", "low", "close", "volume")
             found[frame["symbol"][0]] = {n: frame[n].to_numpy() for n in names}
@@ -64,7 +67,9 @@ def assert_close(got: F8, expected: F8, tolerance: float, name: str) -> None:
     """Equal where undefined, else to a tolerance of the value or of the column's rms."""
     np.testing.assert_array_equal(np.isnan(got), np.isnan(expected), err_msg=name)
     known = ~np.isnan(expected)
-    size = np.maximum(np.abs(expected[known]), np.sqrt(np.mean(expected[known] ** 2)) if known.any() else 1)
+    size = np.maximum(
+        np.abs(expected[known]), np.sqrt(np.mean(expected[known] ** 2)) if known.any() else 1
+    )
     off = np.abs(got[known] - expected[known])
     assert (off <= tolerance * size + 1e-300).all(), (name, float((off / size).max()))
 
@@ -96,7 +101,17 @@ def test_flat_prices_have_their_named_values() -> None:
         flat[name][200:] = flat["close"][199]
     got = columns("indicator", flat)
     last = {name: values[-1] for name, values in got.items()}
-    for name in ("stoch_k", "stoch_d", "stochrsi_k", "stochrsi_d", "willr_14", "cci_14", "cci_20", "mfi_14", "ultosc"):
+    for name in (
+        "stoch_k",
+        "stoch_d",
+        "stochrsi_k",
+        "stochrsi_d",
+        "willr_14",
+        "cci_14",
+        "cci_20",
+        "mfi_14",
+        "ultosc",
+    ):
         assert last[name] == 0.0, name
     assert (last["aroon_up_14"], last["aroon_down_14"], last["aroonosc_14"]) == (100.0, 100.0, 0.0)
     for name in ("rsi_14", "cmo_14", "plus_di_14", "minus_di_14", "adx_14"):
@@ -181,8 +196,12 @@ def random_fills(seed: int, closes: NDArray[np.int64], close: F8) -> pl.DataFram
             "quantity": quantity,
             "price": level * rng.uniform(0.99, 1.01, n),
             "fee": np.where(money, 0.0, rng.uniform(0, 0.2, n)),
-            "stop": [None if rng.random() < 0.5 else x for x in level * rng.choice([0.0, 0.97, 1.03], n)],
-            "target": [None if rng.random() < 0.5 else x for x in level * rng.choice([0.0, 0.95, 1.05], n)],
+            "stop": [
+                None if rng.random() < 0.5 else x for x in level * rng.choice([0.0, 0.97, 1.03], n)
+            ],
+            "target": [
+                None if rng.random() < 0.5 else x for x in level * rng.choice([0.0, 0.95, 1.05], n)
+            ],
         },
         schema_overrides={"stop": pl.Float64, "target": pl.Float64},
     ).sort("time", maintain_order=True)
@@ -266,7 +285,9 @@ def test_a_fill_changes_nothing_before_its_bar() -> None:
     bars = random_bars(0)
     closes = (np.arange(len(bars["close"])) + 420_008) * HOUR
     fills = random_fills(1, closes, bars["close"])
-    late = fills.filter(pl.col("time") >= pl.Series([closes[200]]).cast(pl.Datetime("ns", "UTC"))[0])
+    late = fills.filter(
+        pl.col("time") >= pl.Series([closes[200]]).cast(pl.Datetime("ns", "UTC"))[0]
+    )
     early = fills.join(late, on="time", how="anti")
     before, after = columns("position", bars, early), columns("position", bars, fills)
     for name, values in before.items():

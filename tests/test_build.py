@@ -144,7 +144,12 @@ def test_audusd_with_its_mt5_deals(shared_data: Path, tmp_path: Path) -> None:
     assert failed == {f"position.{name}": "dead" for name in without}
     # At the last flat bar the account's growth is the report's balance.
     after = deals.sort("time", "deal")["balance"][-1]
-    realized = float(mt5_fills(deals, "AUDUSD", zone).select(pl.col("realized_pnl").fill_null(0.0) - pl.col("fee")).sum().item())
+    realized = float(
+        mt5_fills(deals, "AUDUSD", zone)
+        .select(pl.col("realized_pnl").fill_null(0.0) - pl.col("fee"))
+        .sum()
+        .item()
+    )
     assert start + realized == pytest.approx(after, abs=1e-6)
     dataset.verify(full=True)
 
@@ -220,7 +225,9 @@ def test_bad_bars_are_listed_and_nothing_is_written(case: str, tmp_path: Path) -
     assert not out.exists()
 
 
-@pytest.mark.parametrize("case", ["nan", "zero", "high below low", "duplicate time", "unsorted time"])
+@pytest.mark.parametrize(
+    "case", ["nan", "zero", "high below low", "duplicate time", "unsorted time"]
+)
 def test_bad_bars_can_be_set_aside_with_their_reason(case: str, tmp_path: Path) -> None:
     bars_csv(tmp_path / "bars.csv", change={101: BAD_LINES[case][0]})
     out = tmp_path / "out"
@@ -372,7 +379,11 @@ def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path, demo: fk.Dat
 def test_several_symbols_and_one_too_short(tmp_path: Path) -> None:
     bars_csv(tmp_path / "bars.csv")
     frame = pl.read_csv(tmp_path / "bars.csv", infer_schema=False)
-    more = [frame, frame.with_columns(symbol=pl.lit("A")), frame.head(50).with_columns(symbol=pl.lit("Q"))]
+    more = [
+        frame,
+        frame.with_columns(symbol=pl.lit("A")),
+        frame.head(50).with_columns(symbol=pl.lit("Q")),
+    ]
     # Interleaved by time, as an exchange writes them.
     pl.concat(more).sort("time", maintain_order=True).write_csv(tmp_path / "bars.csv")
     built = build(fk.Pipeline.from_yaml(pipeline_file(tmp_path)), out=tmp_path / "out")

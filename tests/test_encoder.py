@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,6 +14,9 @@ from featurekit.errors import ConfigError, DatasetError
 from featurekit.nn import TemporalEncoder
 from featurekit.profile import Profile
 from featurekit.scaling import Scaling, ScalingSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NAMES = [f"a.x{k}" for k in range(6)]
 

@@ -14,10 +14,32 @@ import featurekit
 PACKAGE = Path(featurekit.__file__).parent
 
 # From the bottom up: a module may import itself and those named before it.
-LAYERS = (
-    "errors document timeline operation column engine feature block blocks ledger profile schema "
-    "sources scaling inputs pipeline ingest audit dataset build nn testing cli __main__"
-).split()
+LAYERS = [
+    "errors",
+    "document",
+    "timeline",
+    "operation",
+    "column",
+    "engine",
+    "feature",
+    "block",
+    "blocks",
+    "ledger",
+    "profile",
+    "schema",
+    "sources",
+    "scaling",
+    "inputs",
+    "pipeline",
+    "ingest",
+    "audit",
+    "dataset",
+    "build",
+    "nn",
+    "testing",
+    "cli",
+    "__main__",
+]
 RANK = {name: rank for rank, name in enumerate(LAYERS)}
 
 # Imports inside a function that reach up on purpose, each with its reason.
@@ -50,7 +72,7 @@ def imported(path: Path) -> list[str]:
             assert node.level == 0, f"{path}: imports name the package in full"
             names.append(node.module or "")
             if node.module == "featurekit":
-                names += [f"featurekit.{alias.name}" for alias in node.names]
+                names += [f"featurekit.{alias.name}" for alias in node.names if alias.name in RANK]
     return names
 
 

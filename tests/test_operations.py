@@ -40,6 +40,15 @@ def moment(view: F8, power: int) -> F8:
     return ((view - view.mean(axis=1, keepdims=True)) ** power).mean(axis=1)
 
 
+def meandev(view: F8) -> F8:
+    return np.abs(view - view.mean(axis=1, keepdims=True)).mean(axis=1)
+
+
+def over(x: F8, y: F8, w: F8) -> F8:
+    del y
+    return np.where(w == 0, np.where(np.isnan(x), x, 7.0), x / np.where(w == 0, 1, w))
+
+
 def rank(view: F8) -> F8:
     last = view[:, -1:]
     below, same = (view < last).sum(axis=1), (view == last).sum(axis=1) - 1
@@ -224,7 +233,7 @@ CASES: dict[str, Case] = {
     "sub": Case(X - Y, on(np.subtract)),
     "mul": Case(X * Y, on(np.multiply), 2),
     "div": Case(X / (Y * Y + 1.0), on(lambda x, y: x / (y * y + 1))),
-    "over": Case(X.over(W, 7.0), lambda x, y, w: np.where(w == 0, np.where(np.isnan(x), x, 7.0), x / np.where(w == 0, 1, w))),
+    "over": Case(X.over(W, 7.0), over),
     "minimum": Case(X.minimum(Y), on(np.minimum)),
     "maximum": Case(X.maximum(Y), on(np.maximum)),
     "clip": Case(X.clip(-0.5, Y), on(lambda x, y: np.minimum(np.maximum(x, -0.5), y))),
@@ -265,7 +274,7 @@ CASES: dict[str, Case] = {
     "constant": Case(X.constant(3), windows(3, lambda v: v.max(axis=1) == v.min(axis=1)), 0),
     "var": Case(X.var(20), windows(20, lambda v: v.var(axis=1, ddof=1)), 2),
     "var_0": Case(X.var(100, ddof=0), windows(100, lambda v: v.var(axis=1)), 2),
-    "meandev": Case(X.meandev(14), windows(14, lambda v: np.abs(v - v.mean(axis=1, keepdims=True)).mean(axis=1))),
+    "meandev": Case(X.meandev(14), windows(14, meandev)),
     "slope": Case(X.slope(14), windows(14, slope)),
     "rank": Case(X.rank(11), windows(11, rank), 0),
     "quantile": Case(X.quantile(21, 0.3), windows(21, lambda v: np.quantile(v, 0.3, axis=1))),

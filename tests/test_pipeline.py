@@ -35,19 +35,45 @@ def bars(rows: int, symbol: str = "X", seed: int = 0) -> pl.DataFrame:
 
 durations = st.sampled_from(["5m", "1h", "4d", "1d12h"])
 names = st.from_regex(r"[a-z][a-z_]{0,8}", fullmatch=True)
-documents = st.fixed_dictionaries(
-    {"name": st.text(min_size=1, max_size=12), "blocks": st.lists(st.sampled_from(["market", "indicator", "position"]), min_size=1, max_size=3, unique=True)},
+blocks = st.sampled_from(["market", "indicator", "position"])
+multipliers = st.floats(0.1, 1e5)
+bar_sources = st.fixed_dictionaries(
+    {"path": st.text(min_size=1, max_size=9), "bar": durations},
     optional={
-        "bars": st.fixed_dictionaries({"path": st.text(min_size=1, max_size=9), "bar": durations}, optional={"stamp": st.sampled_from(["open", "close"]), "symbol": names, "columns": st.dictionaries(names, names, max_size=2)}),
+        "stamp": st.sampled_from(["open", "close"]),
+        "symbol": names,
+        "columns": st.dictionaries(names, names, max_size=2),
+    },
+)
+accounts = st.fixed_dictionaries(
+    {},
+    optional={
+        "cash": st.floats(1, 1e9),
+        "multiplier": multipliers | st.dictionaries(names, multipliers, min_size=1, max_size=2),
+        "scope": st.sampled_from(["symbol", "portfolio"]),
+    },
+)
+all_splits = [
+    {"train": 0.6, "validation": 0.2, "test": 0.2},
+    {"validation": "2017-09-01", "test": "2017-11-01", "embargo": 3},
+]
+all_targets = st.sampled_from([{"forward_return": 5}, {"forward_sign": 1}])
+documents = st.fixed_dictionaries(
+    {
+        "name": st.text(min_size=1, max_size=12),
+        "blocks": st.lists(blocks, min_size=1, max_size=3, unique=True),
+    },
+    optional={
+        "bars": bar_sources,
         "fills": st.fixed_dictionaries({"path": st.text(min_size=1, max_size=9)}),
-        "account": st.fixed_dictionaries({}, optional={"cash": st.floats(1, 1e9), "multiplier": st.one_of(st.floats(0.1, 1e5), st.dictionaries(names, st.floats(0.1, 1e5), min_size=1, max_size=2)), "scope": st.sampled_from(["symbol", "portfolio"])}),
-        "targets": st.dictionaries(names, st.sampled_from([{"forward_return": 5}, {"forward_sign": 1}]), max_size=2),
+        "account": accounts,
+        "targets": st.dictionaries(names, all_targets, max_size=2),
         "segments": st.fixed_dictionaries({"max_gap": durations, "reset": st.booleans()}),
-        "splits": st.sampled_from([{"train": 0.6, "validation": 0.2, "test": 0.2}, {"validation": "2017-09-01", "test": "2017-11-01", "embargo": 3}]),
+        "splits": st.sampled_from(all_splits),
         "slices": st.dictionaries(names, st.just("1 = 1"), max_size=2),
         "warmup": st.sampled_from(["memory", "lookback"]),
     },
-)  # fmt: skip
+)
 
 
 @settings(max_examples=60, deadline=None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -18,6 +18,9 @@ from featurekit.feature import Feature
 from featurekit.nn.train import save, train
 from featurekit.profile import Profile, save_profiles
 from featurekit.scaling import Scaling, ScalingSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HOUR = 3_600_000_000_000
 

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from featurekit.audit.report import AuditReport, Finding
 from featurekit.audit.rules import Named, audit_profiles
@@ -22,6 +20,9 @@ from featurekit.profile import Profile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from featurekit.scaling import Scaling
 
@@ -74,7 +75,9 @@ def audit(data: Audited | pl.DataFrame | NDArray[Any], *, source: str = "frame")
     if not len(data):
         raise DataError(Problem("there are no rows to audit", where=source))
     profile = Profile.of(data)
-    columns = [_Column(name, name.partition(".")[0] if "." in name else "") for name in profile.names]
+    columns = [
+        _Column(name, name.partition(".")[0] if "." in name else "") for name in profile.names
+    ]
     return audit_profiles({"train/-": profile}, columns, source=source)
 
 

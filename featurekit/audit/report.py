@@ -81,7 +81,7 @@ class AuditReport:
         return self.verdict in {"warn": ("warn", "fail"), "fail": ("fail",), "never": ()}[fail_on]
 
     def to_json(self) -> str:
-        """Canonical JSON, byte-identical for the same data; numbers that are not finite are null."""
+        """Canonical JSON, byte-identical for the same data; what is not finite is null."""
         document = {"version": VERSION, "verdict": self.verdict, **asdict(self)}
         return json.dumps(_finite(document), sort_keys=True, indent=1, allow_nan=False) + "\n"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,6 +13,8 @@ from featurekit.errors import DataError, Problem
 from featurekit.profile import Profile, merged
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
     from featurekit.scaling import Scaling
 
 REPRESENTATIVE = 1_000  # rows that a slice needs before anything is said to pass on it
@@ -63,11 +64,9 @@ LIMITS = {
         0.5,
         0.95,
         "a weight gets no gradient from an input that is exactly 0",
-        'slices: {active: \'"position.side" != 0\'}',
+        "slices: {active: '\"position.side\" != 0'}",
     ),
-    "norm share": Limit(
-        None, 0.25, "one feature makes up most of what the first layer adds up"
-    ),
+    "norm share": Limit(None, 0.25, "one feature makes up most of what the first layer adds up"),
     "norm lift": Limit(10.0, None, "a feature weighs many times what an average one does"),
     "centred share": Limit(None, 0.25, "one feature makes up most of the variance of the input"),
     "row share": Limit(
@@ -85,7 +84,9 @@ LIMITS = {
     "starved features": Limit(
         None, 0.08, "features with a tenth of the row's rms get no say after layer_norm"
     ),
-    "offset": Limit(None, 1.0, "a mean larger than the spread makes hidden units fire always or never"),
+    "offset": Limit(
+        None, 1.0, "a mean larger than the spread makes hidden units fire always or never"
+    ),
     "unrepresentative": Limit(
         float(REPRESENTATIVE),
         None,
@@ -141,7 +142,10 @@ def audit_profiles(
     else:
         for value in (
             *judge.scales(natural),
-            *(_Value("row share", float(p), n) for n, p in zip(judge.names, whole.row_share, strict=True)),
+            *(
+                _Value("row share", float(p), n)
+                for n, p in zip(judge.names, whole.row_share, strict=True)
+            ),
         ):
             before = judge.finding(value, "")
             after = model.get((value.metric, value.feature, value.block))
@@ -200,8 +204,7 @@ def _of_counts(
         if dead[inside].all():
             yield _Value("dead block", 1.0, block=block)
         else:
-            for k in np.flatnonzero(inside & dead):
-                yield _Value("dead", 1.0, judge.names[k])
+            yield from (_Value("dead", 1.0, judge.names[k]) for k in np.flatnonzero(inside & dead))
     # A column that is 0 outside a slice by nature is judged inside it.
     zeros = whole.zeros / whole.rows
     for slice_ in slices:
@@ -258,14 +261,17 @@ class _Judge:
         root = np.sqrt(view.square)
         distance = np.maximum(np.abs(_distance(root)), np.abs(_distance(view.robust)))
         z = np.maximum(_modified_z(root), _modified_z(view.robust))
-        for k in np.flatnonzero(distance > 1.0):
+        for at in np.flatnonzero(distance > 1.0):
+            k = int(at)
             severities = ("fail", "warn") if z[k] > 3.5 else ("fail",)
             yield _Value("scale outlier", float(distance[k]), self.names[k], severities=severities)
         for block in self.blocks:
             inside = self.of_block == block
             ratio = float(shares[inside].sum() / inside.mean())
             if view.std[inside].any():
-                yield _Value("block share", max(ratio, 1.0 / ratio if ratio else np.inf), block=block)
+                yield _Value(
+                    "block share", max(ratio, 1.0 / ratio if ratio else np.inf), block=block
+                )
 
     def model(self, view: View, profile: Profile) -> Iterator[_Value]:
         """What predicted a failed training, on some rows as the model meets them."""

@@ -94,4 +94,6 @@ def _list(findings: tuple[Finding, ...], console: Console) -> None:
         console.print(Padding(f"{finding.why}", (0, 0, 0, 5)), style="dim")
         console.print(Padding(f"Fix: {finding.fix}", (0, 0, 0, 5)), markup=False)
     if len(findings) > SHOWN:
-        console.print(f"and {len(findings) - SHOWN} more: {findings[0].command} --json", style="dim")
+        console.print(
+            f"and {len(findings) - SHOWN} more: {findings[0].command} --json", style="dim"
+        )

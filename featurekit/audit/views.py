@@ -57,5 +57,7 @@ def model_view(profile: Profile, scaling: Scaling) -> View:
     std = np.sqrt((share * (treated - mean[:, None]) ** 2).sum(axis=1))
     reached = np.cumsum(share, axis=1)
     rows = np.arange(len(mean))
-    quartiles = [treated[rows, (reached < q).sum(axis=1).clip(0, values.size - 1)] for q in (0.25, 0.75)]
+    quartiles = [
+        treated[rows, (reached < q).sum(axis=1).clip(0, values.size - 1)] for q in (0.25, 0.75)
+    ]
     return View(mean, std, (quartiles[1] - quartiles[0]) / 1.349)

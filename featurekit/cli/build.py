@@ -55,8 +55,13 @@ def command(
 @contextmanager
 def _progress(console: Console) -> Iterator[Progress]:
     """A bar for what is being done; nothing where nobody watches."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     with Progress(
         TextColumn("{task.description:<18}"),

@@ -53,7 +53,7 @@ def maximum(x: F8, y: F8, o: F8) -> None:
 
 @jit
 def less(x: F8, y: F8, o: F8) -> None:
-    """o = 1 if x < y else 0; NaN if either is."""
+    """O = 1 if x < y else 0; NaN if either is."""
     for i in range(o.size):
         a, b = x[i], y[i]
         known = (a == a) & (b == b)
@@ -62,7 +62,7 @@ def less(x: F8, y: F8, o: F8) -> None:
 
 @jit
 def less_equal(x: F8, y: F8, o: F8) -> None:
-    """o = 1 if x <= y else 0; NaN if either is."""
+    """O = 1 if x <= y else 0; NaN if either is."""
     for i in range(o.size):
         a, b = x[i], y[i]
         known = (a == a) & (b == b)
@@ -71,7 +71,7 @@ def less_equal(x: F8, y: F8, o: F8) -> None:
 
 @jit
 def equal(x: F8, y: F8, o: F8) -> None:
-    """o = 1 if x == y else 0; NaN if either is."""
+    """O = 1 if x == y else 0; NaN if either is."""
     for i in range(o.size):
         a, b = x[i], y[i]
         known = (a == a) & (b == b)
@@ -80,7 +80,7 @@ def equal(x: F8, y: F8, o: F8) -> None:
 
 @jit
 def where(c: F8, x: F8, y: F8, o: F8) -> None:
-    """o = x if c else y; NaN if c is."""
+    """O = x if c else y; NaN if c is."""
     for i in range(o.size):
         # Both are read before they are chosen from: the loop then has no branch.
         test, a, b = c[i], x[i], y[i]
@@ -98,7 +98,7 @@ def comoment(sa: F8, ta: F8, ca: F8, sb: F8, tb: F8, cb: F8, n: float, m: float,
 
 @jit
 def sine(x: F8, o: F8) -> None:
-    """o = sin x, computed again only where x changes, as a weekday seldom does."""
+    """O = sin x, computed again only where x changes, as a weekday seldom does."""
     angle, value = NAN, NAN
     for i in range(o.size):
         if x[i] != angle:
@@ -109,7 +109,7 @@ def sine(x: F8, o: F8) -> None:
 
 @jit
 def cosine(x: F8, o: F8) -> None:
-    """o = cos x, computed again only where x changes."""
+    """O = cos x, computed again only where x changes."""
     angle, value = NAN, NAN
     for i in range(o.size):
         if x[i] != angle:
@@ -201,7 +201,7 @@ def ema(x: F8, n: int, seed: int, skip: int, s: F8, o: F8) -> None:
 
 @jit
 def wilder(x: F8, when: F8, n: int, seed: int, s: F8, o: F8) -> None:
-    """y += (x - y)/n from the mean of n rows; or y += x - y/n from the sum of n - 1."""
+    """Y += (x - y)/n from the mean of n rows; or y += x - y/n from the sum of n - 1."""
     seen, total, y = s[0], s[1], s[2]
     rows = n if seed == 0 else n - 1
     share, keep = 1.0 / n, 1.0 - 1.0 / n

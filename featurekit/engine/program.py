@@ -76,7 +76,8 @@ class Program:
 
     def new_state(self) -> NDArray[np.float64]:
         """The state before the first row: one flat array of doubles."""
-        return self._state.copy()
+        state: NDArray[np.float64] = self._state.copy()
+        return state
 
     def run(
         self,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featurekit.column import Col
 from featurekit.operation import OPERATIONS
+
+if TYPE_CHECKING:
+    from featurekit.column import Col
 
 # The start of the history is forgotten when it matters less than this share of the feature's
 # standard deviation; a recursion is taken to start up to START standard deviations off.
@@ -41,6 +44,7 @@ class Reach:
     """One walk over a graph of columns that remembers what it found.
 
     Example:
+        >>> from featurekit.column import Col
         >>> close = Col.input("close")
         >>> Reach().lookback(close.mean(20) - close.lag(5))
         19

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -21,6 +19,9 @@ from torch import Tensor, nn
 from featurekit.errors import ConfigError, DatasetError, Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from featurekit.dataset import Dataset
     from featurekit.scaling import Scaling
 
@@ -97,7 +98,9 @@ class TemporalEncoder(nn.Module):
         center, scale = torch.zeros(n_features), torch.ones(n_features)
         squashed = torch.full((n_features,), squash == "asinh")
         if prelude == "fitted" and scaling is not None:
-            center, scale = (torch.from_numpy(x.astype(np.float32)) for x in (scaling.center, scaling.scale))
+            center, scale = (
+                torch.from_numpy(x.astype(np.float32)) for x in (scaling.center, scaling.scale)
+            )
             squashed = torch.from_numpy(scaling.squash.copy())
         self.register_buffer("center", center)
         self.register_buffer("scale", scale)
@@ -157,7 +160,11 @@ class TemporalEncoder(nn.Module):
 
     def save(self, path: str | Path, **metadata: str) -> None:
         """Writes weights, statistics, names and options as one safetensors file."""
-        head = {"format": FORMAT, "config": json.dumps(self.config), "features": json.dumps(self.features)}
+        head = {
+            "format": FORMAT,
+            "config": json.dumps(self.config),
+            "features": json.dumps(self.features),
+        }
         tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
         save_file(tensors, str(path), metadata=head | metadata)
 
@@ -193,13 +200,16 @@ class TemporalEncoder(nn.Module):
             return x
         if self.features and tuple(x.names) != self.features:
             pairs = zip(self.features, x.names, strict=False)
-            at = next((k for k, (a, b) in enumerate(pairs) if a != b), min(len(self.features), len(x.names)))
+            at = next(
+                (k for k, (a, b) in enumerate(pairs) if a != b),
+                min(len(self.features), len(x.names)),
+            )
             raise ConfigError(
                 Problem(
                     "the batch has other features than the encoder",
                     where=f"feature {at + 1}",
-                    expected=f"{self.features[at] if at < len(self.features) else 'the end'}, of {len(self.features)}",
-                    got=f"{x.names[at] if at < len(x.names) else 'the end'}, of {len(x.names)}",
+                    expected=_at(self.features, at),
+                    got=_at(x.names, at),
                 )
             )
         return x.features
@@ -237,6 +247,10 @@ class AttentionPooling(nn.Module):
         return (torch.softmax(score_BT, dim=1).unsqueeze(-1) * h_BTD).sum(dim=1)
 
 
+def _at(names: Sequence[str], at: int) -> str:
+    return f"{names[at] if at < len(names) else 'the end'}, of {len(names)}"
+
+
 def _check(
     n_features: int, prelude: str, squash: str, scaling: Scaling | None, features: Sequence[str]
 ) -> None:
@@ -256,7 +270,11 @@ def _check(
         )
     if scaling is not None and len(scaling.names) != n_features:
         problems.append(
-            Problem("the scaling is of another width", expected=str(n_features), got=str(len(scaling.names)))
+            Problem(
+                "the scaling is of another width",
+                expected=str(n_features),
+                got=str(len(scaling.names)),
+            )
         )
     if scaling is not None and features and tuple(features) != scaling.names:
         problems.append(Problem("the scaling is of other features, or of another order"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,8 @@ from featurekit.errors import ConfigError, DataError, FeaturekitError, Problem
 from featurekit.nn.encoder import FORMAT, TemporalEncoder
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from featurekit.dataset import Dataset
     from featurekit.dataset.loader import Batch
 
@@ -89,7 +90,9 @@ def train(
     held_out = dataset.loader(split="validation", device=device, shuffle=False, **options)
     for loader, split in ((batches, "train"), (held_out, "validation")):
         if not len(loader):
-            raise DataError(Problem(f"{split} has no window of {window} rows", where=str(dataset.path)))
+            raise DataError(
+                Problem(f"{split} has no window of {window} rows", where=str(dataset.path))
+            )
     targets = Targets(dataset, batches)
     encoder = TemporalEncoder.from_dataset(dataset, d_model).to(device)
     head = nn.Linear(d_model, len(dataset.targets)).to(device)
@@ -107,7 +110,7 @@ def train(
                 loss = targets.loss(head(encoder(batch)), batch)
                 if not torch.isfinite(loss):
                     raise DataError(_hole(dataset, batch))
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
                 gradient = encoder.temporal_projection.weight.grad
                 assert gradient is not None  # noqa: S101  # backward() has just run
                 zeros += float((gradient == 0).float().mean())
@@ -118,7 +121,9 @@ def train(
             loss_held_out, scores = _evaluate(encoder, head, targets, held_out)
             epoch = Epoch(number, losses / steps, loss_held_out, zeros / steps, scores)
             if not done or epoch.validation_loss < min(e.validation_loss for e in done):
-                state = {"head." + k: v for k, v in head.state_dict().items()} | encoder.state_dict()
+                state = {
+                    "head." + k: v for k, v in head.state_dict().items()
+                } | encoder.state_dict()
                 best = {key: tensor.clone() for key, tensor in state.items()}
                 best_epoch = number
             done.append(epoch)
@@ -174,7 +179,10 @@ class Targets:
 
 
 def _evaluate(
-    encoder: TemporalEncoder, head: nn.Linear, targets: Targets, batches: Any  # noqa: ANN401  # a Loader
+    encoder: TemporalEncoder,
+    head: nn.Linear,
+    targets: Targets,
+    batches: Any,  # noqa: ANN401  # a Loader
 ) -> tuple[float, dict[str, float]]:
     encoder.eval()
     with torch.no_grad():
@@ -205,7 +213,12 @@ def _line(epoch: Epoch) -> str:
 
 def _progress(tell: Console | None) -> Progress:
     shown = tell is not None and tell.is_terminal
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=tell, transient=True, disable=not shown)
 
 
@@ -233,7 +246,9 @@ def save(training: Training, path: Path, **metadata: str) -> None:
 @click.option("--d-model", default=128, show_default=True, type=click.IntRange(1))
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--out", default=Path("encoder.safetensors"), show_default=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out", default=Path("encoder.safetensors"), show_default=True, type=click.Path(path_type=Path)
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def main(dataset: Path, out: Path, as_json: bool, **options: Any) -> None:  # noqa: ANN401  # those above
     """Trains the encoder on the targets of DATASET and saves it with its head."""
@@ -243,7 +258,9 @@ def main(dataset: Path, out: Path, as_json: bool, **options: Any) -> None:  # no
     try:
         if not out.parent.is_dir():
             raise ConfigError(
-                Problem("there is no such directory", where=str(out.parent), fix=f"mkdir {out.parent}")
+                Problem(
+                    "there is no such directory", where=str(out.parent), fix=f"mkdir {out.parent}"
+                )
             )
         opened = open_dataset(dataset)
         training = train(opened, tell=console, **options)

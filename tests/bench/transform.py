@@ -12,10 +12,11 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
 
 for name in ("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[name] = "1"
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,9 @@ import talib
 import featurekit as fk
 from featurekit.block import block
 from featurekit.blocks import indicator, market
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROUNDS = 5
 
@@ -102,7 +106,11 @@ def polars_40(frame: pl.DataFrame) -> int:
     columns += [100 * (c / c.shift(10) - 1), ema(c, 12) - ema(c, 26)]
     columns += [c - ema(c, n) for n in (8, 21, 55, 100)]
     columns += [c - c.rolling_mean(n) for n in (20, 50, 200)]
-    columns += [wilder(true_range, 14), c.rolling_std(20, ddof=0), (change.sign() * v).rolling_sum(20)]
+    columns += [
+        wilder(true_range, 14),
+        c.rolling_std(20, ddof=0),
+        (change.sign() * v).rolling_sum(20),
+    ]
     columns += [pl.rolling_corr(c, v, window_size=20), 4 * c.rolling_std(20) / c.rolling_mean(20)]
     return frame.select(x.alias(str(k)) for k, x in enumerate(columns)).width
 
@@ -137,19 +145,57 @@ def pandas_40(frame: pd.DataFrame) -> int:
     columns += [100 * (c / c.shift(10) - 1), ema(c, 12) - ema(c, 26)]
     columns += [c - ema(c, n) for n in (8, 21, 55, 100)]
     columns += [c - c.rolling(n).mean() for n in (20, 50, 200)]
-    columns += [wilder(true_range, 14), c.rolling(20).std(ddof=0), (np.sign(change) * v).rolling(20).sum()]
+    columns += [
+        wilder(true_range, 14),
+        c.rolling(20).std(ddof=0),
+        (np.sign(change) * v).rolling(20).sum(),
+    ]
     columns += [c.rolling(20).corr(v), 4 * c.rolling(20).std() / c.rolling(20).mean()]
     return len(columns)
 
 
-FORTY = (
-    "ret_1 ret_5 ret_20 ret_100 ret_1_lag_1 ret_1_lag_5 body close_location gap volatility_10 "
-    "volatility_20 volatility_50 volatility_100 parkinson_20 skew_50 volume_change "
-    "volume_zscore_20 volume_zscore_100 price_zscore_50 price_zscore_100 channel_20 channel_100 "
-    "drawdown_100 rsi_7 rsi_14 rsi_21 roc_10 macd ema_distance_8 ema_distance_21 ema_distance_55 "
-    "ema_distance_100 sma_distance_20 sma_distance_50 sma_distance_200 atr_14 stddev_20 "
-    "obv_change_20 correl_20 bb_width_20"
-).split()
+FORTY = [
+    "ret_1",
+    "ret_5",
+    "ret_20",
+    "ret_100",
+    "ret_1_lag_1",
+    "ret_1_lag_5",
+    "body",
+    "close_location",
+    "gap",
+    "volatility_10",
+    "volatility_20",
+    "volatility_50",
+    "volatility_100",
+    "parkinson_20",
+    "skew_50",
+    "volume_change",
+    "volume_zscore_20",
+    "volume_zscore_100",
+    "price_zscore_50",
+    "price_zscore_100",
+    "channel_20",
+    "channel_100",
+    "drawdown_100",
+    "rsi_7",
+    "rsi_14",
+    "rsi_21",
+    "roc_10",
+    "macd",
+    "ema_distance_8",
+    "ema_distance_21",
+    "ema_distance_55",
+    "ema_distance_100",
+    "sma_distance_20",
+    "sma_distance_50",
+    "sma_distance_200",
+    "atr_14",
+    "stddev_20",
+    "obv_change_20",
+    "correl_20",
+    "bb_width_20",
+]
 
 
 @block(unit="mixed")

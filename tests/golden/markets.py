@@ -59,7 +59,9 @@ def market_columns(bars: dict[str, F8]) -> dict[str, F8]:
         found["relative_volume_20"] = np.where(mean == 0, 1.0, v / mean)
         total = windows(v, 20).sum(axis=1)
         signed = windows(np.sign(r) * v, 20).sum(axis=1)
-        found["signed_volume_20"] = np.where(total == 0, np.where(np.isnan(signed), signed, 0.0), signed / total)
+        found["signed_volume_20"] = np.where(
+            total == 0, np.where(np.isnan(signed), signed, 0.0), signed / total
+        )
         found["amihud_20"] = amihud(r, c, v)
         typical = (h + l + c) / 3
         for n in (20, 100):

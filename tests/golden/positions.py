@@ -10,13 +10,35 @@ import talib
 from numpy.typing import NDArray
 
 F8 = NDArray[np.float64]
-NAMES = (
-    "side quantity notional exposure entry_distance unrealized_pnl unrealized_return pnl_in_atr "
-    "bars_held bars_flat fills_held max_favorable_excursion max_adverse_excursion giveback "
-    "stop_distance target_distance risk_reward fees_held realized_pnl_100 last_trade_return "
-    "win_rate_20 mean_trade_return_20 profit_factor_20 trades_100 equity_return_100 "
-    "equity_drawdown cash_ratio"
-).split()
+NAMES = [
+    "side",
+    "quantity",
+    "notional",
+    "exposure",
+    "entry_distance",
+    "unrealized_pnl",
+    "unrealized_return",
+    "pnl_in_atr",
+    "bars_held",
+    "bars_flat",
+    "fills_held",
+    "max_favorable_excursion",
+    "max_adverse_excursion",
+    "giveback",
+    "stop_distance",
+    "target_distance",
+    "risk_reward",
+    "fees_held",
+    "realized_pnl_100",
+    "last_trade_return",
+    "win_rate_20",
+    "mean_trade_return_20",
+    "profit_factor_20",
+    "trades_100",
+    "equity_return_100",
+    "equity_drawdown",
+    "cash_ratio",
+]
 
 
 @dataclass
@@ -180,7 +202,7 @@ def position_columns(
                 (min(wins / losses, 10.0) if losses else 10.0 if wins else 0.0),
                 sum(trades[-100:]),
                 sum(growth[-100:]),
-                math.exp(index[-1] - max((index if len(index) <= 500 else index[-500:]))) - 1,
+                math.exp(index[-1] - max(index if len(index) <= 500 else index[-500:])) - 1,
                 (equity - abs(notional) / leverage) / equity,
             ]
         )
