@@ -10,7 +10,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numba import njit
-from numba.core import event
+from numba.core import cgutils, event
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array
 from numpy.typing import NDArray
 
 from featurekit.engine import loops
@@ -39,6 +41,23 @@ STATE = {
     Op.CUMSUM: 1,
     Op.AFTER: 1,
 }
+
+
+def _borrowed(_: Any, array: Any) -> Any:  # noqa: ANN401  # numba has no types
+    """The array without its reference count, which a slice of it then need not keep.
+
+    Five atomic counts cost more than the rows of a short block. The caller holds the array.
+    """
+
+    def code(context: Any, builder: Any, _: Any, args: Any) -> Any:  # noqa: ANN401
+        view = make_array(array)(context, builder, args[0])
+        view.meminfo = cgutils.get_null_value(view.meminfo.type)
+        return view._getvalue()
+
+    return array(array), code
+
+
+borrowed: Any = intrinsic(_borrowed)
 
 
 @jit
@@ -174,6 +193,8 @@ def _cached(source: int) -> Any:  # noqa: ANN401  # numba has no types
         keeps them between calls.
         """
         n = inputs.shape[1] if source >= 0 else 0
+        r, state, inputs = borrowed(r), borrowed(state), borrowed(inputs)
+        rows32, columns32, columns64 = borrowed(rows32), borrowed(columns32), borrowed(columns64)
         for h in range(history.shape[0]):
             at, rows, kept = history[h, 0], history[h, 1], history[h, 2]
             r[at : at + rows] = state[kept : kept + rows]
@@ -186,19 +207,22 @@ def _cached(source: int) -> Any:  # noqa: ANN401  # numba has no types
                 # A few rows at a time: one line of each register then stays in the nearest cache.
                 for tile in range(0, m, 8):
                     for i in range(tile, min(tile + 8, m)):
+                        row, x = rows32[first + i], r[i:]
                         for k in range(outputs.size):
-                            rows32[first + i, k] = r[outputs[k] + i]
+                            row[k] = np.float32(x[outputs[k]])
             for k in range(outputs.size):
                 o = r[outputs[k] : outputs[k] + m]
                 if columns32.size:
+                    o32 = columns32[k, column + first : column + first + m]
                     for i in range(m):
-                        columns32[k, column + first + i] = o[i]
+                        o32[i] = np.float32(o[i])
                 if columns64.size:
                     columns64[k, column + first : column + first + m] = o
             for h in range(history.shape[0]):
                 at, rows = history[h, 0], history[h, 1]
-                for k in range(at, at + rows):
-                    r[k] = r[k + m]
+                old, new = r[at : at + rows], r[at + m : at + m + rows]
+                for k in range(rows):  # forwards: the two may overlap
+                    old[k] = new[k]
         for h in range(history.shape[0]):
             at, rows, kept = history[h, 0], history[h, 1], history[h, 2]
             state[kept : kept + rows] = r[at : at + rows]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Rows run at a time: large enough to pay for reading the instructions, small enough for the
 # registers to stay in the second-level cache.
-BLOCK = 256
+BLOCK = 320
 _LINE = 8  # doubles in a cache line
 _NO_32 = np.empty((0, 0), np.float32)
 _NO_64 = np.empty((0, 0))
@@ -127,7 +127,7 @@ class Program:
         if inputs.shape[0] != len(self.inputs):
             raise ValueError(f"{len(self.inputs)} inputs expected, got {inputs.shape[0]}")
         if not hasattr(self._scratch, "registers"):
-            self._scratch.registers = self._registers.copy()
+            self._scratch.registers = _aligned(self._registers)
         kernel.run(
             self._code,
             self._values,
@@ -240,10 +240,23 @@ class _Compiler:
             if free and register.operands and not register.history:
                 register.place = free.pop()
             else:
-                register.place = size + register.history
-                size += -(-(register.history + BLOCK) // _LINE) * _LINE
+                register.place = size + _lines(register.history)
+                size = register.place + _lines(BLOCK)
             free += [self.registers[operand].place for operand in freed.get(at, ())]
         return size
+
+
+def _lines(rows: int) -> int:
+    """Rows rounded up to whole cache lines."""
+    return -(-rows // _LINE) * _LINE
+
+
+def _aligned(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A copy that starts on a cache line: vectors that straddle two cost a tenth of the run."""
+    room = np.empty(values.size + _LINE)
+    start = -room.ctypes.data // 8 % _LINE
+    room[start : start + values.size] = values
+    return room[start : start + values.size]
 
 
 def _windows(register: _Register) -> list[int]:
