@@ -57,8 +57,20 @@ class Block:
         if problems:
             raise ConfigError(*problems)
         inputs = [Col.input(name, exact=name in exact) for name in self.inputs]
-        returned = self._define(*inputs, **options)
-        pairs = list(returned.items() if isinstance(returned, Mapping) else returned)
+        try:
+            returned = self._define(*inputs, **options)
+            pairs = [(n, c) for n, c in _items(returned)]
+        except ConfigError:
+            raise
+        except Exception as error:  # whatever a user's block raises is told as what it is
+            raise ConfigError(
+                Problem(
+                    f"block {self.name!r} cannot be computed",
+                    where=self.where,
+                    expected="a mapping of names to expressions of the input columns",
+                    got=f"{type(error).__name__}: {error}",
+                )
+            ) from error
         return self._checked(pairs)
 
     def _checked(self, pairs: list[tuple[str, Col]]) -> dict[str, Col]:
@@ -213,6 +225,10 @@ def use_modules(modules: Iterable[str]) -> None:
             ) from error
         finally:
             sys.path.remove(here)
+
+
+def _items(returned: Mapping[str, Col] | Iterable[tuple[str, Col]]) -> Iterable[tuple[str, Col]]:
+    return returned.items() if isinstance(returned, Mapping) else returned
 
 
 def _duplicate(block: str, column: str, where: str) -> Problem:

@@ -14,11 +14,11 @@ import numpy as np
 import polars as pl
 
 from featurekit.audit import audit_profiles
+from featurekit.cells import ProfileGrid, merged, save_profiles
 from featurekit.dataset import DatasetWriter, Target
 from featurekit.errors import ConfigError, DataError, Problem
 from featurekit.ingest import ingest
 from featurekit.inputs import pieces, symbol_spans
-from featurekit.profile import ProfileGrid, merged, save_profiles
 from featurekit.scaling import Scaling
 from featurekit.timeline import duration, forward, instant, segment_starts
 

@@ -216,6 +216,27 @@ def _words(kind: Any) -> str:  # noqa: ANN401  # of any type
     return "nothing" if kind in (None, type(None)) else plain.get(kind, str(kind))
 
 
+def without_defaults(section: Any) -> dict[str, Any]:  # noqa: ANN401  # any section
+    """A section as plain data: what `parse` makes an equal one of."""
+    document = {}
+    for key in dataclasses.fields(section):
+        value = getattr(section, key.name)
+        default = key.default_factory() if callable(key.default_factory) else key.default
+        if value != default:
+            document[key.name] = _plain(value)
+    return document
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401  # any value
+    if dataclasses.is_dataclass(value):
+        return without_defaults(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value
+
+
 def to_yaml(document: Mapping[str, Any]) -> str:
     r"""The document as YAML text that `read_yaml` reads back as the same.
 

@@ -13,17 +13,19 @@ import numpy as np
 import polars as pl
 import xxhash
 
+from featurekit.canonical import Source
 from featurekit.errors import ConfigError, DataError, Problem
 from featurekit.inputs import symbol_spans
 from featurekit.ledger import fills_outside
 from featurekit.schema import ROW, refuse, validate
-from featurekit.sources import Source, readable, scan_bars, scan_fills
+from featurekit.sources import readable, scan_bars, scan_fills
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from featurekit.pipeline import Bars, Fills, Pipeline
+    from featurekit.pipeline import Pipeline
+    from featurekit.sections import Bars, Fills
 
 BARS_SCHEMA, FILLS_SCHEMA = "schemas/bars.yaml", "schemas/fills.yaml"
 PIECE = 262_144  # rows hashed at a time

@@ -5,25 +5,23 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
 import xxhash
 
 from featurekit.block import find_block, use_modules
-from featurekit.document import Source, parse, read_yaml, to_yaml
+from featurekit.document import Source, parse, read_yaml, to_yaml, without_defaults
 from featurekit.engine import Program, Reach
 from featurekit.errors import ConfigError, Problem
 from featurekit.feature import Feature
 from featurekit.inputs import InputTable, pieces, symbol_spans
 from featurekit.ledger import ACCOUNT_COLUMNS, AccountReplay
-from featurekit.scaling import ScalingSpec
-from featurekit.sources import sample
-from featurekit.timeline import closes, duration, instant, segment_starts
+from featurekit.sections import Document, check_values, with_sample
+from featurekit.timeline import closes, duration, segment_starts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,119 +32,6 @@ if TYPE_CHECKING:
 # Moves when the same pipeline file would give other numbers.
 FORMULAS = 1
 CHUNK = 16_384  # rows computed at a time
-
-
-@dataclass(frozen=True, slots=True)
-class Bars:
-    """Where bars come from, and how their times are to be read."""
-
-    path: str | None = None
-    sample: str | None = None
-    schema: str | None = None
-    symbol: str | None = None
-    columns: Mapping[str, str] = field(default_factory=dict)
-    stamp: Literal["open", "close"] = "open"
-    bar: str | None = None
-    timezone: str | None = None
-    time_format: str | None = None
-    exchange_timezone: str = "UTC"
-
-
-@dataclass(frozen=True, slots=True)
-class Fills:
-    """Where fills come from; without them the position block is 0."""
-
-    path: str | None = None
-    sample: str | None = None
-    schema: str | None = None
-    symbol: str | None = None
-    columns: Mapping[str, str] = field(default_factory=dict)
-    format: str = "canonical"
-    timezone: str | None = None
-    time_format: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """The account that the fills move: cash in its currency, units per contract, leverage."""
-
-    cash: float = 10_000.0
-    multiplier: float | Mapping[str, float] = 1.0
-    leverage: float = 1.0
-    fill_at_close: Literal["next", "this"] = "next"
-    scope: Literal["symbol", "portfolio"] = "symbol"
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What is to be predicted: the log return of the next bars, or whether it is above 0."""
-
-    forward_return: int | None = None
-    forward_sign: int | None = None
-
-    @property
-    def kind(self) -> str:
-        """`forward_return` or `forward_sign`."""
-        return "forward_sign" if self.forward_return is None else "forward_return"
-
-    @property
-    def horizon(self) -> int:
-        """Bars ahead."""
-        return (self.forward_sign if self.forward_return is None else self.forward_return) or 0
-
-
-@dataclass(frozen=True, slots=True)
-class Segments:
-    """Where windows are cut: at gaps longer than this; `reset` restarts the features there."""
-
-    max_gap: str = "4d"
-    reset: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Windows:
-    """The longest window that a batch may ask for, in rows."""
-
-    max: int = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Splits:
-    """Shares of the unique times, or the dates at which validation and test start."""
-
-    train: float | None = None
-    validation: float | str = 0.15
-    test: float | str = 0.15
-    embargo: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Audit:
-    """The gate of `featurekit build`."""
-
-    fail_on: Literal["warn", "fail", "never"] = "fail"
-
-
-@dataclass(frozen=True, slots=True)
-class _Document:
-    name: str
-    bars: Bars | None = None
-    fills: Fills | None = None
-    account: Account = Account()
-    use: tuple[str, ...] = ()
-    blocks: tuple[Any, ...] = ()
-    width: int | None = None
-    targets: Mapping[str, Target] = field(default_factory=dict)
-    segments: Segments = Segments()
-    windows: Windows = Windows()
-    splits: Splits = Splits()
-    slices: Mapping[str, str] | None = None
-    scaling: ScalingSpec = field(default_factory=ScalingSpec)
-    audit: Audit = Audit()
-    warmup: Literal["memory", "lookback"] = "memory"
-
-
-_Place = TypeVar("_Place", Bars | None, Fills | None)
 
 
 class Pipeline:
@@ -195,17 +80,17 @@ class Pipeline:
         return pipeline
 
     def _load(self, document: Mapping[str, Any], source: Source) -> None:
-        parsed = parse(_Document, document, source)
+        parsed = parse(Document, document, source)
         source.check()
         assert parsed is not None  # noqa: S101  # check() raised otherwise
         self._document = parsed
         self.source = source.name
         self.name = parsed.name
-        self.bars, self.fills = _with_sample(parsed.bars), _with_sample(parsed.fills)
+        self.bars, self.fills = with_sample(parsed.bars), with_sample(parsed.fills)
         self.account, self.targets = parsed.account, dict(parsed.targets)
         self.segments, self.windows, self.splits = parsed.segments, parsed.windows, parsed.splits
         self.audit, self.warmup = parsed.audit, parsed.warmup
-        self._check_values(source)
+        check_values(parsed, self.bars, source)
         self.scaling = parsed.scaling
         use_modules(parsed.use)
         self._cols: dict[str, Col] = {}
@@ -229,71 +114,6 @@ class Pipeline:
                 fix=f"width: {len(self._cols)}",
             )
         source.check()
-
-    def _check_values(self, source: Source) -> None:
-        for what in ("bars", "fills"):
-            given = getattr(self._document, what)
-            if given is not None and (given.path is None) == (given.sample is None):
-                source.add(
-                    f"{what} come from one place", (what,), expected="path: ... or sample: ..."
-                )
-        if self.bars is not None and self.bars.path is not None and self.bars.bar is None:
-            source.add("the length of a bar is not declared", ("bars",), fix="bar: 1h")
-        for name, target in self.targets.items():
-            kinds = [k for k in (target.forward_return, target.forward_sign) if k is not None]
-            if len(kinds) != 1 or kinds[0] < 1:
-                source.add(
-                    f"the target {name!r} looks ahead by a number of bars",
-                    ("targets", name),
-                    expected="forward_return or forward_sign, of 1 bar or more",
-                    fix=f"{name}: {{forward_return: 5}}",
-                )
-        for what, value, path in (
-            ("segments", self.segments.max_gap, ("segments", "max_gap")),
-            ("bar", self.bars.bar if self.bars else None, ("bars", "bar")),
-        ):
-            if value is not None:
-                self._try(lambda value=value: duration(value), what, path, source)
-        for what in ("validation", "test"):
-            value = getattr(self.splits, what)
-            if isinstance(value, str):
-                self._try(lambda value=value: instant(value), what, ("splits", what), source)
-        numbers: list[tuple[tuple[str, str], float, bool, str]] = [
-            (("account", "cash"), self.account.cash, self.account.cash > 0, "above 0"),
-            (("account", "leverage"), self.account.leverage, self.account.leverage > 0, "above 0"),
-            (("windows", "max"), self.windows.max, self.windows.max >= 1, "1 or more"),
-            (("splits", "embargo"), self.splits.embargo, self.splits.embargo >= 0, "0 or more"),
-        ]
-        for path, number, good, expected in numbers:
-            if not good:
-                source.add("a number is out of range", path, expected=expected, got=str(number))
-        shares = [
-            s
-            for s in (self.splits.train, self.splits.validation, self.splits.test)
-            if isinstance(s, float)
-        ]
-        if (
-            any(not 0 <= s <= 1 for s in shares)
-            or sum(shares) > 1 + 1e-9
-            or (len(shares) == 3 and abs(sum(shares) - 1) > 1e-9)
-        ):
-            source.add(
-                "shares of the splits add up to 1",
-                ("splits",),
-                got=" + ".join(map(str, shares)),
-                fix="splits: {train: 0.7, validation: 0.15, test: 0.15, embargo: 20}",
-            )
-        if isinstance(self.splits.validation, str) != isinstance(self.splits.test, str):
-            source.add("validation and test are both shares or both dates", ("splits",))
-        source.check()
-
-    @staticmethod
-    def _try(call: Any, what: str, path: tuple[str, ...], source: Source) -> None:  # noqa: ANN401  # a thunk
-        try:
-            call()
-        except ConfigError as error:
-            problem = error.problems[0]
-            source.add(f"{what}: {problem.what}", path, expected=problem.expected, got=problem.got)
 
     def _add_block(self, entry: object, source: Source, path: tuple[str | int, ...]) -> None:
         entry = {entry: {}} if isinstance(entry, str) else entry
@@ -382,7 +202,7 @@ class Pipeline:
 
     def document(self) -> dict[str, Any]:
         """The pipeline as plain data, defaults left out."""
-        return _without_defaults(self._document)
+        return without_defaults(self._document)
 
     def to_yaml(self) -> str:
         """The pipeline as the text of its YAML file; `from_yaml` gives an equal one back."""
@@ -479,33 +299,3 @@ class Pipeline:
         from featurekit.build import build  # a method for convenience: build is a layer above
 
         return build(self, out=out, executor=executor).dataset
-
-
-def _with_sample(section: _Place) -> _Place:
-    """The section with what is known of the bundled sample that it names."""
-    if section is None or section.sample is None or section.path is not None:
-        return section
-    known = sample(section.sample)
-    held = {each.name for each in fields(section)}
-    unset = {k: v for k, v in known.items() if k in held and not getattr(section, k)}
-    return replace(section, **unset)
-
-
-def _without_defaults(section: Any) -> dict[str, Any]:  # noqa: ANN401  # any section
-    document = {}
-    for key in fields(section):
-        value = getattr(section, key.name)
-        default = key.default_factory() if callable(key.default_factory) else key.default
-        if value != default:
-            document[key.name] = _plain(value)
-    return document
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401  # any value
-    if is_dataclass(value):
-        return _without_defaults(value)
-    if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    return value

@@ -21,7 +21,8 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from featurekit.sources import read_bars, sample
+from featurekit.samples import sample
+from featurekit.sources import read_bars
 
 FILLS = Path(__file__).parents[1] / "featurekit" / "samples" / "eurusd_h1_fills.csv"
 RISK = 100.0  # USD lost at the stop: 1% of 10,000

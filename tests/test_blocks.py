@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from featurekit.blocks import indicator, market, position
 from featurekit.pipeline import Pipeline
-from featurekit.sources import read_bars, sample
+from featurekit.samples import sample
+from featurekit.sources import read_bars
 from featurekit.testing import check_block
 from featurekit.timeline import clock
 from tests.golden.indicators import FIRST, talib_columns

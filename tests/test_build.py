@@ -15,7 +15,8 @@ import yaml
 import featurekit as fk
 from featurekit.build import build
 from featurekit.errors import DataError, DatasetError
-from featurekit.sources import read_bars, read_fills, sample
+from featurekit.samples import sample
+from featurekit.sources import read_bars, read_fills
 
 ROOT = Path(__file__).parents[1]
 HOUR = 3_600_000_000_000

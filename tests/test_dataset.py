@@ -15,10 +15,11 @@ import safetensors.torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from featurekit.cells import save_profiles
 from featurekit.dataset import Dataset, DatasetWriter, Manifest, Target, open_dataset
 from featurekit.errors import ConfigError, DatasetError
 from featurekit.feature import Feature
-from featurekit.profile import Profile, save_profiles
+from featurekit.profile import Profile
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 import featurekit as fk
+from featurekit.cells import save_profiles
 from featurekit.dataset import DatasetWriter, Target
 from featurekit.errors import ConfigError
 from featurekit.feature import Feature
 from featurekit.nn.train import save, train
-from featurekit.profile import Profile, save_profiles
+from featurekit.profile import Profile
 from featurekit.scaling import Scaling, ScalingSpec
 
 if TYPE_CHECKING:

@@ -9,12 +9,13 @@ import numpy as np
 
 from featurekit.audit.report import AuditReport, BlockShare, Finding, Peel
 from featurekit.audit.views import F8, View, model_view, natural_view
+from featurekit.cells import merged
 from featurekit.errors import DataError, Problem
-from featurekit.profile import Profile, merged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from featurekit.profile import Profile
     from featurekit.scaling import Scaling
 
 REPRESENTATIVE = 1_000  # rows that a slice needs before anything is said to pass on it

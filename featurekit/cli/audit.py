@@ -49,7 +49,8 @@ def _report(what: Path) -> AuditReport:
         return audit(open_dataset(what))
     import polars as pl
 
-    from featurekit.sources import Source, readable
+    from featurekit.canonical import Source
+    from featurekit.sources import readable
 
     readers = {
         ".parquet": pl.read_parquet,

@@ -156,7 +156,7 @@ class Dataset:
         Raises:
             DatasetError: when the profile is missing or damaged.
         """
-        from featurekit.profile import load_profiles  # it compiles; rows are read without it
+        from featurekit.cells import load_profiles  # it compiles; rows are read without it
 
         return load_profiles(self.generation / "profile")
 
@@ -173,7 +173,7 @@ class Dataset:
             ConfigError: when there is no such split.
             DatasetError: when the profile is missing, or the split has no rows.
         """
-        from featurekit.profile import merged  # as above
+        from featurekit.cells import merged  # as above
 
         _split_code(split)
         found = merged(self.cells(), split)
