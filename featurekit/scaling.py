@@ -121,6 +121,12 @@ class Scaling:
         squash = np.array([squash == "asinh" for _, squash in kinds])
         return Scaling(profile.names, center, scale, squash, tuple(constant))
 
+    @property
+    def scaled(self) -> tuple[str, ...]:
+        """Names of the features that are not left as they are."""
+        moved = (self.center != 0.0) | (self.scale != 1.0) | self.squash
+        return tuple(name for name, each in zip(self.names, moved, strict=True) if each)
+
     def apply(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         """Scaled float32 of rows [..., F] in natural units."""
         scaled = (np.asarray(rows, np.float64) - self.center) / self.scale

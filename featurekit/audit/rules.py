@@ -1,4 +1,4 @@
-"""The metrics of the audit: how each is computed, its limits, why it matters and what mends it."""
+"""The metrics of the audit: how each is computed, and what of it is a finding."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from featurekit.audit.limits import LIMITS, SCALED, SHARES, Limit
 from featurekit.audit.report import AuditReport, BlockShare, Finding, Peel
 from featurekit.audit.views import F8, View, model_view, natural_view
 from featurekit.cells import merged
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
     from featurekit.profile import Profile
     from featurekit.scaling import Scaling
-
-REPRESENTATIVE = 1_000  # rows that a slice needs before anything is said to pass on it
-SCALED = "scaling: {kind: standard, squash: asinh}"
 
 
 class Named(Protocol):
@@ -32,70 +30,6 @@ class Named(Protocol):
     @property
     def block(self) -> str:
         """The block it comes from."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """Values beyond which a metric warns and fails; `low` if it is the small values that do."""
-
-    warn: float | None
-    fail: float | None
-    why: str
-    fix: str = SCALED
-    low: bool = False
-
-
-LIMITS = {
-    "non-finite": Limit(
-        None,
-        0.0,
-        "one NaN or infinity in a batch makes the loss and every weight NaN",
-        "--on-bad quarantine",
-    ),
-    "dead": Limit(
-        None, 0.0, "a column that never changes teaches nothing", "leave the feature out"
-    ),
-    "dead block": Limit(
-        0.0,
-        None,
-        "every column of the block is constant: it teaches nothing",
-        "fills: {path: data/fills.csv}",
-    ),
-    "zeros": Limit(
-        0.5,
-        0.95,
-        "a weight gets no gradient from an input that is exactly 0",
-        "slices: {active: '\"position.side\" != 0'}",
-    ),
-    "norm share": Limit(None, 0.25, "one feature makes up most of what the first layer adds up"),
-    "norm lift": Limit(10.0, None, "a feature weighs many times what an average one does"),
-    "centred share": Limit(None, 0.25, "one feature makes up most of the variance of the input"),
-    "row share": Limit(
-        None, 0.25, "layer_norm divides each row by what this one feature makes of it"
-    ),
-    "effective features": Limit(
-        0.25, 0.10, "the model sees a few features, whatever the width of its input", low=True
-    ),
-    "scale outlier": Limit(1.0, 2.0, "the feature is on another scale than the rest"),
-    "block share": Limit(3.0, 10.0, "a block weighs many times its part of the features, or less"),
-    "weakest block": Limit(
-        None, 0.05, "below this share of the variance a block is not learned from", low=True
-    ),
-    "dominance": Limit(None, 0.30, "the largest feature drowns the others at the projection"),
-    "starved features": Limit(
-        None, 0.08, "features with a tenth of the row's rms get no say after layer_norm"
-    ),
-    "offset": Limit(
-        None, 1.0, "a mean larger than the spread makes hidden units fire always or never"
-    ),
-    "unrepresentative": Limit(
-        float(REPRESENTATIVE),
-        None,
-        "too few train rows of this slice to fit a scaling on, or to say that it passes",
-        "more bars or fills, or splits: {train: 0.8, validation: 0.1, test: 0.1}",
-        low=True,
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,40 +64,31 @@ def audit_profiles(
         raise DataError(
             Problem("there are no rows to audit", where=source, expected="rows in the train split")
         )
-    judge = _Judge(features, source, _line(scaling))
-    findings = [judge.finding(v, "") for v in _of_counts(judge, cells, whole, slices)]
-    repaired: list[Finding | None] = []
+    judge = _Judge(features, source, scaling)
     natural = natural_view(whole)
     seen = natural if scaling is None else model_view(whole, scaling)
-    model = {(v.metric, v.feature, v.block): v for v in judge.scales(seen)}
+    in_natural = [*judge.scales(natural), *judge.row_shares(whole)]
+    values = [(value, "") for value in _of_counts(judge, cells, whole, slices)]
     if scaling is None:
-        row_share = zip(judge.names, whole.row_share, strict=True)
-        findings += [judge.finding(v, "") for v in model.values()]
-        findings += [judge.finding(_Value("row share", float(p), n), "") for n, p in row_share]
+        values += [(value, "") for value in in_natural]
     else:
-        for value in (
-            *judge.scales(natural),
-            *(
-                _Value("row share", float(p), n)
-                for n, p in zip(judge.names, whole.row_share, strict=True)
-            ),
-        ):
-            before = judge.finding(value, "")
-            after = model.get((value.metric, value.feature, value.block))
-            still = judge.finding(after, "") if after is not None else None
-            if before is not None and still is None:
-                repaired.append(judge.finding(value, "", repaired=True))
-        findings += [judge.finding(v, "") for v in model.values()]
-        findings += [judge.finding(v, "") for v in judge.model(seen, whole)]
+        values += [(value, "") for value in (*judge.scales(seen), *judge.model(seen, whole))]
         for name in slices:
             part = merged(cells, "train", name)
             rows = part.rows if part is not None else 0
-            if rows < REPRESENTATIVE:
-                findings.append(judge.finding(_Value("unrepresentative", float(rows)), name))
+            values.append((_Value("unrepresentative", float(rows)), name))
             if part is not None and rows:
-                findings += [
-                    judge.finding(v, name) for v in judge.model(model_view(part, scaling), part)
-                ]
+                values += [(v, name) for v in judge.model(model_view(part, scaling), part)]
+    findings = [found for v, where in values if (found := judge.finding(v, where)) is not None]
+    # Rows are known in natural units only: a feature's share of them is mended with its norm.
+    left = {(f.metric, f.feature, f.block) for f in findings}
+    left |= {("row share", f.feature, f.block) for f in findings if f.metric == "norm share"}
+    repaired = [
+        found
+        for value in (in_natural if scaling is not None else [])
+        if (found := judge.finding(value, "", repaired=True)) is not None
+        and (found.metric, found.feature, found.block) not in left
+    ]
     return AuditReport(
         source=source,
         rows=sum(profile.rows for profile in cells.values()),
@@ -180,11 +105,10 @@ def audit_profiles(
     )
 
 
-def _sorted(findings: Sequence[Finding | None]) -> tuple[Finding, ...]:
-    known = [finding for finding in findings if finding is not None]
+def _sorted(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     order = {"fail": 0, "warn": 1}
     return tuple(
-        sorted(known, key=lambda f: (order[f.severity], -f.margin, f.metric, f.feature, f.slice))
+        sorted(findings, key=lambda f: (order[f.severity], -f.margin, f.metric, f.feature, f.slice))
     )
 
 
@@ -206,12 +130,13 @@ def _of_counts(
             yield _Value("dead block", 1.0, block=block)
         else:
             yield from (_Value("dead", 1.0, judge.names[k]) for k in np.flatnonzero(inside & dead))
-    # A column that is 0 outside a slice by nature is judged inside it.
+    # A column that is 0 outside a slice by nature is judged inside it, and the other way round.
     zeros = whole.zeros / whole.rows
     for slice_ in slices:
         part = merged(cells, "train", slice_)
-        if part is not None and part.rows:
-            zeros = np.minimum(zeros, part.zeros / part.rows)
+        if part is not None and 0 < part.rows < whole.rows:
+            rest = (whole.zeros - part.zeros) / (whole.rows - part.rows)
+            zeros = np.minimum(zeros, np.minimum(part.zeros / part.rows, rest))
     for k in np.flatnonzero(~dead):
         yield _Value("zeros", float(zeros[k]), judge.names[k])
 
@@ -219,16 +144,19 @@ def _of_counts(
 class _Judge:
     """The features in their blocks, and how a value becomes a finding."""
 
-    def __init__(self, features: Sequence[Named], source: str, line: str) -> None:
+    def __init__(self, features: Sequence[Named], source: str, scaling: Scaling | None) -> None:
         self.names = [feature.name for feature in features]
         self.of_block = np.array([feature.block for feature in features])
         self.blocks = list(dict.fromkeys(self.of_block.tolist()))
         self._block_of = dict(zip(self.names, self.of_block.tolist(), strict=True))
-        self._command, self._line = f"featurekit audit {source}", line
+        self._command, self._line = f"featurekit audit {source}", _line(scaling)
+        self._scaled = set() if scaling is None else set(scaling.scaled)
 
     def finding(self, value: _Value, slice_: str, *, repaired: bool = False) -> Finding | None:
         """The finding, if the value is beyond a limit."""
         limit = LIMITS[value.metric]
+        if value.metric in SHARES and value.value <= 2.0 / len(self.names):
+            return None  # of few features each has a large share
         for severity in value.severities:
             bound = getattr(limit, severity)
             if bound is None or not (value.value < bound if limit.low else value.value > bound):
@@ -245,11 +173,20 @@ class _Judge:
                 limit=bound,
                 margin=min(below if limit.low else above, 1e12),
                 why=limit.why,
-                fix=limit.fix,
+                fix=self._fix(value.feature, limit),
                 command=self._command,
                 repaired_by=self._line if repaired else "",
             )
         return None
+
+    def _fix(self, feature: str, limit: Limit) -> str:
+        """The line that mends it; where features are scaled already, the one is scaled again."""
+        if limit.fix != SCALED or not self._scaled:
+            return limit.fix
+        if not feature:
+            return "scaling: {kind: robust, squash: asinh}"
+        kind = "robust" if feature in self._scaled else "standard"
+        return f"scaling: {{features: {{{feature}: {{kind: {kind}}}}}}}"
 
     def scales(self, view: View) -> Iterator[_Value]:
         """Shares of the norm, effective features, scale outliers, block shares."""
@@ -273,6 +210,11 @@ class _Judge:
                 yield _Value(
                     "block share", max(ratio, 1.0 / ratio if ratio else np.inf), block=block
                 )
+
+    def row_shares(self, profile: Profile) -> Iterator[_Value]:
+        """Mean share of each feature in a row's squared norm."""
+        for name, share in zip(self.names, profile.row_share, strict=True):
+            yield _Value("row share", float(share), name)
 
     def model(self, view: View, profile: Profile) -> Iterator[_Value]:
         """What predicted a failed training, on some rows as the model meets them."""

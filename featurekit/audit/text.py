@@ -10,9 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
-    from featurekit.audit.report import AuditReport, Finding
+    from featurekit.audit.report import AuditReport, Finding, Peel
 
 STYLE = {"pass": "bold green", "warn": "bold yellow", "fail": "bold red"}
 SHOWN = 12  # findings; all of them are in the JSON
@@ -28,31 +30,38 @@ def render(report: AuditReport, console: Console) -> None:
         f"  {counts['fail']} fail, {counts['warn']} warn, {len(report.repaired)} repaired",
     )
     console.print(head)
-    scaled = " after scaling" if report.repaired or _scaled(report) else ""
+    scaled = " after scaling" if _scaled(report) else ""
     console.print(
         f"{report.rows:,} rows x {report.features} features; "
         f"{report.effective:.1f} effective features{scaled}",
         style="dim",
     )
-    if report.peeled and scaled:
-        steps = " -> ".join(
-            f"{peel.effective:.1f}" + (f" without {peel.without}" if peel.without else "")
-            for peel in report.peeled[:2]
-        )
-        console.print(f"in natural units: {steps}", style="dim")
+    first, *rest = report.peeled
+    if scaled:
+        console.print(f"in natural units {first.effective:.1f}" + _peeled(rest), style="dim")
+    elif rest:
+        console.print(_peeled(rest).removeprefix("; "), style="dim")
     console.print(Padding(_blocks(report), (1, 0)))
     if report.findings:
         _list(report.findings, console)
     if report.repaired:
-        line = report.repaired[0].repaired_by
-        worst = report.repaired[0]
-        name = worst.feature or worst.block
+        of_norm = [finding for finding in report.repaired if finding.metric == "norm share"]
+        shown = of_norm[0] if of_norm else report.repaired[0]
+        sign = "<" if shown.value < shown.limit else ">"
         console.print(
-            f"{len(report.repaired)} findings in natural units are repaired by: {line}\n"
-            f"  the worst: {worst.metric} {worst.value:.4g} > {worst.limit:g}"
-            + (f" in {name}" if name else ""),
+            f"{len(report.repaired)} findings in natural units are repaired by: "
+            f"{shown.repaired_by}\n"
+            f"  such as {_name(shown)}: {shown.metric} {shown.value:.4g} {sign} {shown.limit:g}",
             style="dim",
         )
+
+
+def _peeled(peels: Sequence[Peel]) -> str:
+    """What is left of the effective features without the largest ones, which hide the others."""
+    if not peels:
+        return ""
+    names = ", ".join(peel.without for peel in peels)
+    return f"; {peels[-1].effective:.1f} without {names}"
 
 
 def _scaled(report: AuditReport) -> bool:
@@ -79,15 +88,18 @@ def _bar(share: float) -> str:
     return f"{'█' * filled}{'·' * (BAR // 2 - filled)} {share:7.2%}"
 
 
+def _name(finding: Finding) -> str:
+    return finding.feature or (f"block {finding.block}" if finding.block else "all features")
+
+
 def _list(findings: tuple[Finding, ...], console: Console) -> None:
     for finding in findings[:SHOWN]:
-        name = finding.feature or (f"block {finding.block}" if finding.block else "all features")
         sign = "<" if finding.value < finding.limit else ">"
         place = f" in slice {finding.slice}" if finding.slice else ""
         console.print(
             Text.assemble(
                 (f"{finding.severity:<5}", STYLE[finding.severity]),
-                (f"{name}  ", "bold"),
+                (f"{_name(finding)}  ", "bold"),
                 f"{finding.metric} {finding.value:.4g} {sign} {finding.limit:g}{place}",
             )
         )

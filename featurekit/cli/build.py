@@ -103,10 +103,12 @@ def _print(built: Build) -> None:
     console = Console(highlight=False)
     console.print(
         f"[bold]{dataset.path}[/]  {dataset.rows:,} rows x {len(dataset.features)} features, "
-        f"{len(dataset.symbols)} symbols, {built.seconds:.1f} s"
+        f"{len(dataset.symbols)} symbol{'s' if len(dataset.symbols) != 1 else ''}, "
+        f"{built.seconds:.1f} s"
     )
     for name, split in dataset.splits.items():
         console.print(f"  {name:<11} {split.rows:>10,} rows {split.windows:>10,} windows of 20")
     if built.quarantined:
         console.print(f"  {built.quarantined:,} rows set aside in {dataset.generation}/quarantine")
+    console.print()
     render(built.audit, console)

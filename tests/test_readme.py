@@ -1,0 +1,63 @@
+"""What the README says is so: its Python runs, its picture is current, its commands are there."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import featurekit as fk
+from featurekit.block import Block
+from featurekit.cli import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_five_lines_make_vectors_of_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pipelines").symlink_to(ROOT / "pipelines")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(PYTHON[0], names)  # noqa: S102  # the README's own lines
+    assert len([line for line in PYTHON[0].splitlines() if line and "import" not in line]) == 4
+    z, batch = names["z"], names["batch"]
+    assert tuple(z.shape) == (len(batch.features), 128)  # type: ignore[attr-defined,arg-type]
+
+
+def test_a_block_in_five_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "readme_blocks.py").write_text(PYTHON[1])
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("readme_blocks")
+    assert isinstance(module.spread, Block)
+    fk.testing.check_block(module.spread)
+    sys.modules.pop("readme_blocks")
+
+
+def test_the_picture_is_current(tmp_path: Path) -> None:
+    path = ROOT / "docs" / "picture.py"
+    spec = importlib.util.spec_from_file_location("picture", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.draw(tmp_path / "audit.svg")
+    assert (tmp_path / "audit.svg").read_text() == (ROOT / "docs" / "audit.svg").read_text()
+
+
+def test_every_command_is_in_the_table() -> None:
+    named = re.findall(r"^\| `featurekit (\w+)", README, re.MULTILINE)
+    assert named == main.list_commands(None)  # type: ignore[arg-type]
+    for name in named:
+        assert CliRunner().invoke(main, [name, "--help"]).exit_code == 0
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\(([\w/.]+)\)", README))
+def test_links_lead_somewhere(path: str) -> None:
+    assert (ROOT / path).is_file()
