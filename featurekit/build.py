@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 import polars as pl
 
+from featurekit import __version__
 from featurekit.audit import audit_profiles
 from featurekit.cells import ProfileGrid, merged, save_profiles
 from featurekit.dataset import DatasetWriter, Target
@@ -285,5 +286,6 @@ class _Slices:
 
 
 def _versions() -> dict[str, str]:
-    packages = ("featurekit", "numba", "numpy", "polars")
-    return {name: importlib.metadata.version(name) for name in packages}
+    packages = ("numba", "numpy", "polars")
+    others = {name: importlib.metadata.version(name) for name in packages}
+    return {"featurekit": __version__, **others}

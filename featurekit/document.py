@@ -244,5 +244,6 @@ def to_yaml(document: Mapping[str, Any]) -> str:
         >>> to_yaml({"width": 129})
         'width: 129\n'
     """
-    text: str = yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True, width=100)
+    # Escaped to ASCII: YAML takes more characters for line breaks than it gives back.
+    text: str = yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=False, width=100)
     return text

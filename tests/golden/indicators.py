@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import talib as t
+import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+t = pytest.importorskip(
+    "talib", minversion="0.8", reason="TA-Lib 0.8 publishes no wheel for Python 3.10"
+)
 F8 = NDArray[np.float64]
 
 # First row of each, as published in TA-Lib's look-backs; tested against TA-Lib itself.

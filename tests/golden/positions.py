@@ -6,9 +6,12 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
-import talib
+import pytest
 from numpy.typing import NDArray
 
+talib = pytest.importorskip(
+    "talib", minversion="0.8", reason="TA-Lib 0.8 publishes no wheel for Python 3.10"
+)
 F8 = NDArray[np.float64]
 NAMES = [
     "side",
