@@ -161,7 +161,7 @@ class _Judge:
             bound = getattr(limit, severity)
             if bound is None or not (value.value < bound if limit.low else value.value > bound):
                 continue
-            above = value.value / bound if bound else value.value
+            above = value.value / bound if bound else float("inf")
             below = bound / value.value if value.value else float("inf")
             return Finding(
                 severity="fail" if severity == "fail" else "warn",
