@@ -163,6 +163,7 @@ def _times(raw: pl.LazyFrame, dtype: pl.DataType, source: Source) -> pl.Expr:
         first = raw.select(x.drop_nulls().first()).collect().item() or ""
         if source.time_format is None and (first.endswith("Z") or first[-6:-5] in ("+", "-")):
             return x.str.to_datetime(time_unit="ns", time_zone="UTC", strict=False)
+        _check_format(first, source)
         x = x.str.to_datetime(source.time_format, time_unit="ns", strict=False)
     elif dtype == pl.Date or isinstance(dtype, pl.Datetime):
         x = x.cast(pl.Datetime("ns"))
@@ -191,6 +192,24 @@ def _times(raw: pl.LazyFrame, dtype: pl.DataType, source: Source) -> pl.Expr:
     # in spring is no time, and told as such.
     local = x.dt.replace_time_zone(source.timezone, ambiguous="earliest", non_existent="null")
     return local.dt.convert_time_zone("UTC")
+
+
+def _check_format(first: str, source: Source) -> None:
+    """Refuses a format that is none, or times that no known format fits."""
+    if not first:
+        return
+    try:
+        pl.Series([first]).str.to_datetime(source.time_format, strict=False)
+    except pl.exceptions.PolarsError as error:
+        raise ConfigError(
+            Problem(
+                "the format of the times cannot be read",
+                where=f"{source.path}, column time",
+                expected="a format of strftime with a date, or " + " | ".join(EPOCHS),
+                got=f"{source.time_format or first}: {str(error).splitlines()[0]}",
+                fix='time_format: "%Y-%m-%d %H:%M:%S"',
+            )
+        ) from error
 
 
 def _check_cells(

@@ -168,4 +168,4 @@ def _open(file: str) -> pl.LazyFrame:
         return pl.scan_parquet(file)
     if file.endswith((".arrow", ".ipc", ".feather")):
         return pl.scan_ipc(file)
-    return pl.scan_csv(file, infer_schema=False)
+    return pl.scan_csv(file, infer_schema=False, null_values=[""])
