@@ -70,19 +70,23 @@ def position(
     return {
         "side": side.named(unit="-1, 0, 1", scale=RATIO, doc="Long 1, short -1, flat 0."),
         "quantity": quantity.named(unit="units", doc="Signed quantity."),
-        "notional": notional.named(scale=(-1e6, 1e6), doc="q C m."),
+        "notional": notional.named(scale=(-1e6, 1e6), doc="Quantity x close x multiplier."),
         "exposure": (notional / equity_floored).named(
-            unit="ratio", scale=(-30, 30), doc="q C m over equity."
+            unit="ratio", scale=(-30, 30), doc="Notional over equity."
         ),
         "entry_distance": (side * (close / where(held, average_price, close)).log()).named(
-            unit="log return", scale=(-0.1, 0.1), doc="side ln(C/E), E the average entry price."
+            unit="log return", scale=(-0.1, 0.1), doc="side ln(close/average entry price)."
         ),
-        "unrealized_pnl": unrealized.named(doc="q (C-E) m."),
+        "unrealized_pnl": unrealized.named(
+            doc="Quantity x (close - average entry price) x multiplier."
+        ),
         "unrealized_return": unrealized.over(
             quantity.abs() * average_price * multiplier, 0.0
         ).named(unit="ratio", scale=(-0.1, 0.1), doc="Unrealized pnl over the entry notional."),
         "pnl_in_atr": while_held((side * (close - average_price)).over(usable_atr, 0.0)).named(
-            unit="ATR multiple", scale=(-10, 10), doc="side (C-E) over ATR14 of the opening bar."
+            unit="ATR multiple",
+            scale=(-10, 10),
+            doc="side (close - entry) over ATR14 of the opening bar.",
         ),
         "bars_held": while_held(opened.since(ALWAYS) + 1.0).named(
             unit="bars", scale=(0, 500), doc="Bars in the position, the opening bar 1."
@@ -103,10 +107,10 @@ def position(
             scale=(0, 1e4), doc="Best unrealized pnl less the present one."
         ),
         "stop_distance": while_held(stop_distance).named(
-            unit="price", scale=PRICE, doc="side (C-stop); no order 0."
+            unit="price", scale=PRICE, doc="side (close - stop); no order 0."
         ),
         "target_distance": while_held(target_distance).named(
-            unit="price", scale=PRICE, doc="side (target-C); no order 0."
+            unit="price", scale=PRICE, doc="side (target - close); no order 0."
         ),
         "risk_reward": while_held(risk_reward).named(
             unit="ratio", scale=(0, 10), doc="Target over stop distance, at most 10."

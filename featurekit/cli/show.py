@@ -33,13 +33,19 @@ def command(what: Path, as_json: bool) -> None:
     table = Table(
         box=box.SIMPLE_HEAD, title=f"{name}: {len(features)} features", title_justify="left"
     )
-    table.add_column("#", justify="right", style="dim")
+    table.add_column("#", justify="right", style="dim", no_wrap=True)
     table.add_column("name", no_wrap=True)
-    table.add_column("unit")
-    table.add_column("lookback", justify="right")
-    table.add_column("memory", justify="right")
+    table.add_column("unit", no_wrap=True)
+    table.add_column("lookback", justify="right", no_wrap=True)
+    table.add_column("memory", justify="right", no_wrap=True)
     if console.width >= 100:
-        table.add_column("what it is", style="dim")
+        table.add_column(
+            "what it is",
+            style="dim",
+            no_wrap=True,
+            overflow="ellipsis",
+            max_width=console.width - 84,  # what the others leave
+        )
     block = ""
     for number, feature in enumerate(features, start=1):
         if block and feature.block != block:
