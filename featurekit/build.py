@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -82,7 +83,8 @@ def build(
     tell = progress or (lambda what, done, rows: None)
     if executor != "local":
         raise ConfigError(Problem("there is no such executor", expected="local", got=executor))
-    root = Path(out) if out is not None else Path("build") / pipeline.name
+    root = Path(out) if out is not None else Path("build") / _directory(pipeline)
+    slices = _Slices(pipeline)
     with tempfile.TemporaryDirectory(prefix="featurekit-") as scratch:
         data = ingest(pipeline, Path(scratch), on_bad=on_bad, tell=tell)
         warmup = _warmup(pipeline)
@@ -98,7 +100,7 @@ def build(
             max_gap=duration(pipeline.segments.max_gap),
         )
         with writer:
-            _write_rows(pipeline, data, parts, warmup, cuts, writer, grid, tell)
+            _write_rows(pipeline, data, parts, warmup, cuts, slices, writer, grid, tell)
             profiles = grid.profiles()
             train = merged(profiles, "train")
             if train is None or not train.rows:
@@ -144,6 +146,22 @@ def build(
         notes=(*data.notes, *notes),
         seconds=time.monotonic() - started,
     )
+
+
+def _directory(pipeline: Pipeline) -> str:
+    """The pipeline's name as that of a directory; a name is never a path."""
+    name = pipeline.name
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ConfigError(
+            Problem(
+                "the pipeline's name cannot be that of a directory",
+                where=f"{pipeline.source}, key name",
+                expected="letters, digits, _, - and .",
+                got=repr(name),
+                fix="featurekit build ... --out build/mine",
+            )
+        )
+    return name
 
 
 def _plan(pipeline: Pipeline, bars: pl.DataFrame, warmup: int) -> tuple[list[_Part], list[str]]:
@@ -202,12 +220,12 @@ def _write_rows(
     parts: Sequence[_Part],
     warmup: int,
     cuts: tuple[int, int],
+    slices: _Slices,
     writer: DatasetWriter,
     grid: ProfileGrid,
     tell: Progress,
 ) -> None:
     """Computes every symbol a piece at a time; a piece is profiled and written while in cache."""
-    slices = _Slices(pipeline)
     everything, done = sum(part.rows for part in parts), 0
     rows32 = np.empty((PIECE, len(pipeline.columns)), np.float32)
     for part in parts:

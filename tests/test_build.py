@@ -14,7 +14,7 @@ import yaml
 
 import featurekit as fk
 from featurekit.build import build
-from featurekit.errors import DataError, DatasetError
+from featurekit.errors import ConfigError, DataError, DatasetError
 from featurekit.samples import sample
 from featurekit.sources import read_bars, read_fills
 
@@ -416,3 +416,26 @@ def test_without_rows_for_the_scaling_the_build_says_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="train split has no rows"):
         build(fk.Pipeline.from_yaml(path), out=tmp_path / "out")
     assert not (tmp_path / "out" / "CURRENT").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"name": "../../evil"}, "cannot be that of a directory"),
+        ({"slices": {"a": "drop table x"}}, "is no SQL"),
+        ({"slices": {"a": "nope > 1"}}, "names a column that there is not"),
+    ],
+)
+def test_what_the_pipeline_cannot_mean_writes_nothing(
+    change: dict[str, object], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars_csv(tmp_path / "bars.csv")
+    here = tmp_path / "a" / "b"
+    here.mkdir(parents=True)
+    path = pipeline_file(tmp_path)
+    document = yaml.safe_load(path.read_text()) | change
+    monkeypatch.chdir(here)
+    with pytest.raises(ConfigError, match=expected):
+        build(fk.Pipeline(**document))
+    assert not list(here.iterdir())
+    assert {entry.name for entry in tmp_path.iterdir()} == {"a", "bars.csv", path.name}
