@@ -7,23 +7,26 @@ for `time`. Anything else is declared with `columns: {canonical: name in the fil
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from featurekit.errors import ConfigError, DataError, Problem
-from featurekit.schema import ROW, VIOLATIONS, refuse
+from featurekit.errors import DataError, Problem
+from featurekit.stamps import stamps
+from featurekit.timeline import FIRST_YEAR, LAST_YEAR
+from featurekit.violations import ROW, VIOLATIONS, refuse
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 BARS = ("symbol", "time", "open", "high", "low", "close", "volume")
 FILLS = ("time", "symbol", "side", "quantity", "price", "fee")
 FILLS_OPTIONAL = ("stop", "target", "realized_pnl", "trade_id")
 TEXT = ("symbol", "side", "trade_id")
+TIME_CHECK = f"time from {FIRST_YEAR} to {LAST_YEAR - 1}"
 TIME_NAMES = ("time", "ts", "timestamp", "date", "datetime")
-EPOCHS = {"epoch_s": "s", "epoch_ms": "ms", "epoch_us": "us", "epoch_ns": "ns"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +56,28 @@ def canonical(
     """
     kinds = raw.collect_schema()
     names = [name for name in kinds.names() if name != ROW]
-    found = _found(names, (*required, *optional), source, required)
+    wanted = (*required, *optional)
+    found = _found(names, wanted, source, required, further_numbers=further_numbers)
     columns = {name: pl.col(held).alias(name) for name, held in found.items()}
     if "symbol" not in found and source.symbol is not None:
         columns["symbol"] = pl.lit(source.symbol).alias("symbol")
     raw_values = raw.select(
         ROW,
         *columns.values(),
-        *(pl.col(n) for n in names if further_numbers and n not in found.values()),
+        *(
+            pl.col(name)
+            for name in names
+            if further_numbers and name not in found.values() and name not in columns
+        ),
     )
     kinds = raw_values.collect_schema()
+    _check_kinds({name: kinds[name] for name in columns}, found, source)
     casts: dict[str, pl.Expr] = {}
     for name, dtype in kinds.items():
         if name == "time":
-            casts[name] = _times(raw_values, dtype, source)
+            casts[name] = stamps(
+                raw_values, dtype, source.path, source.timezone, source.time_format
+            )
         elif name in TEXT:
             casts[name] = pl.col(name).cast(pl.String)
         elif name != ROW and (name in columns or dtype.is_numeric() or dtype == pl.String):
@@ -86,15 +97,22 @@ def _is_number(raw: pl.LazyFrame, casts: Mapping[str, pl.Expr], name: str) -> bo
 
 
 def _found(
-    names: list[str], wanted: tuple[str, ...], source: Source, required: tuple[str, ...]
+    names: list[str],
+    wanted: tuple[str, ...],
+    source: Source,
+    required: tuple[str, ...],
+    *,
+    further_numbers: bool,
 ) -> dict[str, str]:
     """The file's column of each canonical name."""
     lower: dict[str, list[str]] = {}
     for name in names:
         lower.setdefault(name.lower().strip(), []).append(name)
-    found, problems = {}, []
+    found, problems = {}, _columns_twice(names, source)
     for name, held in source.columns.items():
-        if held in names:
+        if name not in wanted and not further_numbers:
+            problems.append(unknown_column(name, held, wanted, source.path))
+        elif held in names:
             found[name] = held
         else:
             near = difflib.get_close_matches(held, names, 1)
@@ -142,74 +160,67 @@ def _found(
     return found
 
 
-def _times(raw: pl.LazyFrame, dtype: pl.DataType, source: Source) -> pl.Expr:
-    """The time column in UTC ns; null where it is none."""
-    x = pl.col("time")
-    if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
-        return x.dt.convert_time_zone("UTC").dt.cast_time_unit("ns")
-    if dtype.is_numeric() or source.time_format in EPOCHS:
-        if source.time_format not in EPOCHS:
-            raise DataError(
+def unknown_column(name: str, held: str, known: Collection[str], where: str) -> Problem:
+    """The problem of a name declared in `columns:` that nothing reads.
+
+    Example:
+        >>> unknown_column("clsoe", "bid", ["open", "close"], "bars.csv").fix
+        'columns: {close: bid}'
+    """
+    near = difflib.get_close_matches(name, known, 1)
+    return Problem(
+        f"columns: {{{name}: {held}}} declares a column that nothing reads",
+        where=where,
+        expected=", ".join(known),
+        got=name,
+        fix=f"columns: {{{near[0]}: {held}}}" if near else f"columns without {name!r}",
+    )
+
+
+def _columns_twice(names: list[str], source: Source) -> list[Problem]:
+    """Problems of a header that has a name twice: polars numbers all but the first of them."""
+    numbered = (re.fullmatch(r"(.*)_duplicated_\d+", name) for name in names)
+    twice = dict.fromkeys(each[1] for each in numbered if each and each[1] in names)
+    return [
+        Problem(
+            f"two columns of the file are named {name!r}",
+            where=source.path,
+            expected="distinct names in its first line",
+            got=", ".join(names),
+            fix=f"rename one of them: {name}_2",
+        )
+        for name in twice
+    ]
+
+
+def _check_kinds(
+    kinds: Mapping[str, pl.DataType], found: Mapping[str, str], source: Source
+) -> None:
+    """Refuses columns of a type that is no time, text or number, whatever a cast would make of it.
+
+    Raises:
+        DataError: when there is one.
+    """
+    problems = []
+    for name, dtype in kinds.items():
+        if name == "time":
+            what, usable = "times", dtype.is_numeric() or dtype in (pl.Date, pl.Datetime)
+        elif name in TEXT:
+            what, usable = "text", dtype.is_integer() or dtype in (pl.Categorical, pl.Enum)
+        else:
+            what, usable = "numbers", dtype.is_numeric()
+        if not usable and dtype not in (pl.String, pl.Null):
+            problems.append(
                 Problem(
-                    "times are numbers, and their unit is not declared",
-                    where=f"{source.path}, column time",
-                    expected=" | ".join(EPOCHS),
-                    fix="time_format: epoch_ms",
+                    f"the column of {name!r} does not hold {what}",
+                    where=f"{source.path}, column {found[name]}",
+                    expected=what,
+                    got=str(dtype),
+                    fix=f"columns: {{{name}: the name of a column of {what}}}",
                 )
             )
-        per = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}[EPOCHS[source.time_format]]
-        return (x.cast(pl.Int64, strict=False) * per).cast(pl.Datetime("ns", "UTC"))
-    if dtype == pl.String:
-        first = raw.select(x.drop_nulls().first()).collect().item() or ""
-        if source.time_format is None and (first.endswith("Z") or first[-6:-5] in ("+", "-")):
-            return x.str.to_datetime(time_unit="ns", time_zone="UTC", strict=False)
-        _check_format(first, source)
-        x = x.str.to_datetime(source.time_format, time_unit="ns", strict=False)
-    elif dtype == pl.Date or isinstance(dtype, pl.Datetime):
-        x = x.cast(pl.Datetime("ns"))
-    else:
-        return pl.lit(None, pl.Datetime("ns", "UTC")).alias("time")
-    if source.timezone is None:
-        raise DataError(
-            Problem(
-                "times have no time zone, and none is declared",
-                where=f"{source.path}, column time",
-                expected="the zone of the clock that wrote them",
-                fix="timezone: UTC",
-            )
-        )
-    try:
-        pl.Series([0]).cast(pl.Datetime("ns", "UTC")).dt.convert_time_zone(source.timezone)
-    except pl.exceptions.PolarsError:
-        raise ConfigError(
-            Problem(
-                "there is no such time zone",
-                expected="such as Europe/Helsinki",
-                got=source.timezone,
-            )
-        ) from None
-    # An hour that the clock shows twice in autumn is the first of the two; one that it leaves out
-    # in spring is no time, and told as such.
-    local = x.dt.replace_time_zone(source.timezone, ambiguous="earliest", non_existent="null")
-    return local.dt.convert_time_zone("UTC")
-
-
-def _check_format(first: str, source: Source) -> None:
-    """Refuses a format that is none, or times that no known format fits."""
-    if not first:
-        return
-    try:
-        pl.Series([first]).str.to_datetime(source.time_format, strict=False)
-    except pl.exceptions.PolarsError as error:
-        raise ConfigError(
-            Problem(
-                "the format of the times cannot be read",
-                where=f"{source.path}, column time",
-                expected="a format of strftime with a date, or " + " | ".join(EPOCHS),
-                got=f"{source.time_format or first}: {str(error).splitlines()[0]}",
-                fix='time_format: "%Y-%m-%d %H:%M:%S"',
-            )
-        ) from error
+    if problems:
+        raise DataError(*problems)
 
 
 def _check_cells(
@@ -233,12 +244,12 @@ def _check_cells(
         raw.filter(mark)
         .select(
             pl.lit(
-                f"is a {'time' if name == 'time' else 'text' if name in TEXT else 'number'}"
+                f"is a {TIME_CHECK if name == 'time' else 'text' if name in TEXT else 'number'}"
             ).alias("check"),
             pl.lit(name).alias("column"),
             pl.lit(None, pl.String).alias("symbol"),
             pl.lit(None, VIOLATIONS["time"]).alias("time"),
-            pl.col(ROW).cast(pl.Int64),
+            pl.col(ROW).cast(pl.Int64).alias("row"),
             pl.col(name).cast(pl.String).alias("value"),
             pl.lit("fail").alias("severity"),
         )

@@ -6,6 +6,7 @@ grow with their number, whatever they were read from.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -16,19 +17,25 @@ import xxhash
 from featurekit.canonical import Source
 from featurekit.errors import ConfigError, DataError, Problem
 from featurekit.inputs import symbol_spans
-from featurekit.ledger import fills_outside
-from featurekit.schema import ROW, refuse, validate
+from featurekit.ledger import ACCOUNT_COLUMNS, fills_outside
+from featurekit.quarantine import to_set_aside
+from featurekit.schema import load_schema, validate
 from featurekit.sources import readable, scan_bars, scan_fills
+from featurekit.timeline import DAY, HOUR, duration, duration_text
+from featurekit.violations import ROW, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from featurekit.pipeline import Pipeline
+    from featurekit.schema import Schema
     from featurekit.sections import Bars, Fills
 
 BARS_SCHEMA, FILLS_SCHEMA = "schemas/bars.yaml", "schemas/fills.yaml"
 PIECE = 262_144  # rows hashed at a time
+ROUNDS = 10  # of setting aside, after which what still fails cannot be mended by it
+LISTED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,8 @@ def ingest(
     with readable(source):
         bars = _mapped(scan_bars(source), scratch / "read")
     tell("reading bars", 1, 1)
-    violations = validate(bars, pipeline.bars.schema or BARS_SCHEMA)
+    schema = load_schema(pipeline.bars.schema or BARS_SCHEMA)
+    violations = validate(bars, schema)
     notes += _warnings(violations, "bars")
     bad = violations.filter(pl.col("severity") == "fail")
     if on_bad == "fail":
@@ -79,13 +87,15 @@ def ingest(
     else:
         refuse(bad.filter(pl.col("row").is_null()), source.path)
         if bad.height:
-            bars, quarantined["bars.parquet"] = _set_aside(bars, bad, scratch, pipeline)
+            bars, quarantined["bars.parquet"] = _set_aside(bars, bad, scratch, schema, source.path)
     bars = bars.drop(ROW)
-    fills = None
-    if pipeline.fills is not None:
-        fills = _fills(pipeline, bars, on_bad, notes, quarantined)
-    elif any(feature.startswith("position.") for feature in pipeline.columns):
-        notes.append("the pipeline names no fills: the position block is 0")
+    _check_spacing(pipeline.bars, bars)
+    fills = _fills(pipeline, pipeline.fills, bars, notes) if pipeline.fills is not None else None
+    if (fills is None or fills.is_empty()) and not set(ACCOUNT_COLUMNS).isdisjoint(
+        pipeline.program.inputs
+    ):
+        why = "the pipeline names no fills" if fills is None else "the file of fills has no rows"
+        notes.append(f"{why}: the position block is that of an account that never trades")
     return Ingested(bars, fills, quarantined, tuple(notes), _fingerprint(bars, fills))
 
 
@@ -135,80 +145,108 @@ def _source(section: Bars | Fills) -> Source:
 
 
 def _set_aside(
-    bars: pl.DataFrame, bad: pl.DataFrame, scratch: Path, pipeline: Pipeline
+    bars: pl.DataFrame, bad: pl.DataFrame, scratch: Path, schema: Schema, where: str
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Bars without the rows that break the schema, and these with their reasons."""
-    reasons = (
-        bad.select(pl.col(ROW), pl.col("column") + ": " + pl.col("check"))
-        .group_by(ROW, maintain_order=True)
-        .agg(pl.col("column").str.join("; ").alias("reason"))
-    )
-    set_aside = bars.with_columns(pl.col(ROW).cast(pl.Int64)).join(
-        reasons, on=ROW, maintain_order="left"
-    )
-    kept = bars.lazy().filter(~pl.col(ROW).is_in(reasons[ROW].implode()))
-    kept = kept.with_columns(pl.col("symbol").cast(pl.String))
-    frame = _mapped(kept, scratch / f"kept-{bars.height}")
-    if frame.is_empty():
-        raise DataError(
+    """Bars without the rows that break the schema, and these with their reasons.
+
+    A row is judged by the one before it: with bad rows gone, what is left is judged again.
+    """
+    aside = []
+    for round_ in range(ROUNDS):
+        reasons = to_set_aside(bars, bad, schema)
+        rows = bars.with_columns(pl.col(ROW).cast(pl.Int64), pl.col("symbol").cast(pl.String))
+        aside.append(rows.lazy().join(reasons.lazy(), on=ROW, maintain_order="left").collect())
+        kept = rows.lazy().filter(~pl.col(ROW).is_in(reasons[ROW].implode()))
+        bars = _mapped(kept, scratch / f"kept-{round_}")
+        # Mapped still where it is in use; the disk holds two rounds at most.
+        shutil.rmtree(scratch / (f"kept-{round_ - 1}" if round_ else "read"))
+        if bars.is_empty():
+            raise DataError(
+                Problem(
+                    "every bar breaks the schema",
+                    where=where,
+                    expected=f"bars that keep {schema.name}",
+                    got="; ".join(reasons["reason"].unique().sort().head(3)),
+                    fix="schema: a file of what these bars are",
+                )
+            )
+        bad = validate(bars, schema).filter(pl.col("severity") == "fail")
+        if bad.is_empty():
+            break
+    refuse(bad, where)  # the bars stay on another level: no row of them is the bad one
+    columns = {} if "row" in bars.columns else {ROW: "row"}
+    return bars, pl.concat(aside).rename(columns)
+
+
+def _check_spacing(section: Bars, bars: pl.DataFrame) -> None:
+    """Refuses bars that are declared longer than they lie apart: their closes would look ahead.
+
+    A day of 23 hours, in spring, is a day.
+
+    Raises:
+        DataError: when there is such a symbol.
+    """
+    if section.bar is None or section.stamp != "open":
+        return
+    length = duration(section.bar)
+    least = length - HOUR if length % DAY == 0 else length
+    problems = []
+    for symbol, first, rows in symbol_spans(bars):
+        steps = np.diff(bars["time"].slice(first, rows).to_physical().to_numpy())
+        if not steps.size or steps.min() >= least:
+            continue
+        at, step = first + int(steps.argmin()), duration_text(int(steps.min()))
+        problems.append(
             Problem(
-                "every bar breaks the schema",
-                where=str(_source(pipeline.bars).path) if pipeline.bars else "",
-                got="; ".join(reasons["reason"].unique().sort().head(3)),
+                f"bars of {symbol} are closer together than they are long",
+                where=f"{section.path}, {bars['time'][at + 1]}",
+                expected=f"at least bar: {section.bar} between the opens of two bars",
+                got=f"{step} after {bars['time'][at]}",
+                fix=f"bar: {step}",
             )
         )
-    # A row is judged by the one before it: with bad rows gone, what is left is judged again.
-    schema = (pipeline.bars.schema if pipeline.bars else None) or BARS_SCHEMA
-    again = validate(frame, schema).filter(pl.col("severity") == "fail")
-    if again.is_empty():
-        return frame, set_aside
-    frame, more = _set_aside(frame, again, scratch, pipeline)
-    return frame, pl.concat([set_aside, more])
+    if problems:
+        raise DataError(*problems[:LISTED])
 
 
 def _fills(
-    pipeline: Pipeline,
-    bars: pl.DataFrame,
-    on_bad: Literal["fail", "quarantine"],
-    notes: list[str],
-    quarantined: dict[str, pl.DataFrame],
+    pipeline: Pipeline, section: Fills, bars: pl.DataFrame, notes: list[str]
 ) -> pl.DataFrame:
-    assert pipeline.fills is not None  # noqa: S101  # the caller looked
-    source = _source(pipeline.fills)
-    if pipeline.fills.format != "canonical":
+    source = _source(section)
+    if section.format != "canonical":
         raise ConfigError(
             Problem(
                 "fills of this format cannot be read",
                 where=f"{pipeline.source}, key fills.format",
                 expected="canonical",
-                got=pipeline.fills.format,
+                got=section.format,
+                fix="format: canonical",
             )
         )
     with readable(source):
         fills = scan_fills(source).collect()
-    violations = validate(fills, pipeline.fills.schema or FILLS_SCHEMA)
+    violations = validate(fills, section.schema or FILLS_SCHEMA)
     notes += _warnings(violations, "fills")
     # An account cannot be replayed with fills left out: they are refused, never set aside.
     refuse(violations, source.path)
+    # A bar spans its length up to its close, wherever it is stamped.
+    ends = {
+        symbol: pipeline.closes(bars["time"].gather([at, at + n - 1]).to_frame())
+        for symbol, at, n in symbol_spans(bars)
+    }
+    length = duration(pipeline.bars.bar) if pipeline.bars and pipeline.bars.bar else 0
     spans = pl.DataFrame(
-        [
-            (
-                symbol,
-                *pipeline.closes(bars.slice(at, 1)),
-                *pipeline.closes(bars.slice(at + n - 1, 1)),
-            )
-            for symbol, at, n in symbol_spans(bars)
-        ],
+        {
+            "symbol": list(ends),
+            "first": [int(first) - length for first, _ in ends.values()],
+            "last": [int(last) for _, last in ends.values()],
+        },
         schema={"symbol": pl.String, "first": pl.Int64, "last": pl.Int64},
-        orient="row",
     ).with_columns(pl.col("first", "last").cast(pl.Datetime("ns", "UTC")))
-    opens = {symbol: bars["time"][at] for symbol, at, _ in symbol_spans(bars)}
-    spans = spans.with_columns(
-        pl.col("symbol").replace_strict(opens, return_dtype=pl.Datetime("ns", "UTC")).alias("first")
-    )
+    opens = dict(spans.select("symbol", "first").iter_rows())
     problems = []
     for symbol, count, before, after in fills_outside(
-        fills, spans, pipeline.account.fill_at_close
+        fills, spans, pipeline.account.fill_at_close, scope=pipeline.account.scope
     ).rows():
         if before is None:
             problems.append(
@@ -216,9 +254,10 @@ def _fills(
                     f"{count} fills are of the symbol {symbol!r}, which has no bars",
                     where=source.path,
                     expected=", ".join(opens)
-                    if len(opens) <= 10
+                    if len(opens) <= LISTED
                     else f"one of {len(opens)} symbols",
                     got=str(symbol),
+                    fix=f"bars of {symbol!r}, or fills without it",
                 )
             )
         elif before:

@@ -6,6 +6,7 @@ of them in one aggregate query, and a second, filtered one only for those that f
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,25 +15,16 @@ from typing import TYPE_CHECKING, Literal
 import polars as pl
 
 from featurekit.document import parse, read_yaml
-from featurekit.errors import ConfigError, DataError, Problem
+from featurekit.errors import ConfigError, Problem
+from featurekit.violations import ROW, VIOLATIONS, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import pandera.polars as pandera
 
-Severity = Literal["fail", "warn"]
+    from featurekit.document import Source
 
-VIOLATIONS: dict[str, pl.DataType] = {
-    "check": pl.String(),
-    "column": pl.String(),
-    "symbol": pl.String(),
-    "time": pl.Datetime("ns", "UTC"),
-    "row": pl.Int64(),
-    "value": pl.String(),
-    "severity": pl.String(),
-}
-ROW = "row"  # the row of the file that a frame was read from, where it has this column
 PIECE = 262_144  # rows checked at a time, so that memory does not grow with the frame
 
 
@@ -139,12 +131,45 @@ def load_schema(path: str | Path) -> Schema:
     Raises:
         ConfigError: when it is missing or not what a schema has to be.
     """
-    found = template(path)
-    document, source = read_yaml(found.read_text(encoding="utf-8"), str(path))
+    try:
+        text = template(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            Problem(
+                "the schema file cannot be read",
+                where=str(path),
+                expected="YAML in UTF-8",
+                got=getattr(error, "strerror", None) or str(error),
+                fix="schema: schemas/bars.yaml",
+            )
+        ) from error
+    document, source = read_yaml(text, str(path))
     schema = parse(Schema, document, source)
+    if schema is not None:
+        _check_references(schema, source)
     source.check()
     assert schema is not None  # noqa: S101  # check() raised otherwise
     return schema
+
+
+def _check_references(schema: Schema, source: Source) -> None:
+    """Notes checks of columns that the schema does not declare: they would never run."""
+    named: list[tuple[tuple[str, ...], str]] = []
+    if schema.increasing is not None:
+        named.append((("increasing", "time"), schema.increasing.time))
+        named.append((("increasing", "by"), schema.increasing.by))
+    if schema.ordered is not None:
+        named.append((("ordered",), schema.ordered))
+    for path, column in named:
+        if column not in schema.columns:
+            near = difflib.get_close_matches(column, schema.columns, 1)
+            source.add(
+                "a check is of a column that is not declared",
+                path,
+                expected=", ".join(schema.columns),
+                got=column,
+                fix=f"{path[-1]}: {near[0]}" if near else f"columns: {{{column}: {{kind: time}}}}",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +183,8 @@ class _Check:
 def validate(frame: pl.DataFrame, schema: Schema | str | Path) -> pl.DataFrame:
     """Every violation of a schema: check, column, symbol, time, row, value and severity.
 
-    `row` is the frame's column of that name where it has one (the row of the file), else the row
-    in the frame, from 0.
+    `row` counts from 0: in the file, where the frame was read from one with its rows noted
+    (`schema.ROW`), else in the frame.
 
     Raises:
         ConfigError: when the schema file is not what it has to be.
@@ -180,44 +205,6 @@ def validate(frame: pl.DataFrame, schema: Schema | str | Path) -> pl.DataFrame:
         lead = min(start, 1)
         found.append(_broken(frame.slice(start - lead, PIECE + lead), checks, lead))
     return pl.concat(found)
-
-
-def refuse(violations: pl.DataFrame, where: str, fix: str = "") -> None:
-    """Tells all violations of severity fail: how many of each check, and the first of them.
-
-    Raises:
-        DataError: when there is one.
-    """
-    bad = violations.filter(pl.col("severity") == "fail")
-    if bad.is_empty():
-        return
-    counts = bad.group_by("check", "column", maintain_order=True).agg(pl.len(), pl.first(ROW))
-    problems = []
-    for check, column, count, _ in counts.rows():
-        rows = bad.filter(pl.col("check") == check, pl.col("column") == column).head(5)
-        listed = "; ".join(
-            ", ".join(
-                part
-                for part in (
-                    "" if row["row"] is None else f"row {row['row']}",
-                    row["symbol"] or "",
-                    "" if row["time"] is None else f"{row['time']:%Y-%m-%d %H:%M}",
-                    row["value"] or "",
-                )
-                if part
-            )
-            for row in rows.iter_rows(named=True)
-        )
-        more = f" and {count - rows.height} more" if count > rows.height else ""
-        problems.append(
-            Problem(
-                f"{column}: {check} does not hold in {count} row{'s' if count > 1 else ''}",
-                where=where,
-                got=listed + more,
-                fix=fix,
-            )
-        )
-    raise DataError(*problems)
 
 
 def _wrong_columns(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
@@ -279,20 +266,20 @@ def _checks(frame: pl.DataFrame, schema: Schema) -> Iterator[_Check]:
         time = pl.col(schema.ordered)
         yield _Check("times in order", schema.ordered, time < time.shift(1))
     if schema.inside and {"open", "high", "low", "close"} <= usable.keys():
-        low, high = (
-            pl.col("low") - schema.inside.tolerance,
-            pl.col("high") + schema.inside.tolerance,
-        )
-        yield _Check("low <= high", "high", pl.col("low") > pl.col("high"))
+        low, high = pl.col("low"), pl.col("high")
+        # What is not finite is told as that, and lies neither inside nor outside.
+        known = low.is_finite() & high.is_finite()
+        yield _Check("low <= high", "high", known & (low > high))
+        low, high = low - schema.inside.tolerance, high + schema.inside.tolerance
         for name, severity in (("open", schema.inside.open), ("close", schema.inside.close)):
-            outside = (pl.col(name) < low) | (pl.col(name) > high)
+            x = pl.col(name)
+            outside = known & x.is_finite() & ((x < low) | (x > high))
             yield _Check(f"{name} inside", name, outside, severity)
     if schema.jump and {"symbol", "close"} <= usable.keys():
         same = pl.col("symbol") == pl.col("symbol").shift(1)
         step = (pl.col("close") / pl.col("close").shift(1)).log().abs()
-        yield _Check(
-            "no jump", "close", same & (step > schema.jump.log_return), schema.jump.severity
-        )
+        jumps = same & step.is_finite() & (step > schema.jump.log_return)
+        yield _Check("no jump", "close", jumps, schema.jump.severity)
     if schema.priced and {"side", "quantity", "price", "symbol"} <= usable.keys():
         trades = pl.col("side").is_in(["buy", "sell"]) & (pl.col("quantity") > 0)
         yield _Check("buys and sells have a price", "price", trades & pl.col("price").is_null())
@@ -310,7 +297,7 @@ def _broken(frame: pl.DataFrame, checks: list[_Check], lead: int) -> pl.DataFram
             pl.lit(check.column).alias("column"),
             _or_null(frame, "symbol"),
             _or_null(frame, "time"),
-            pl.col(ROW).cast(pl.Int64),
+            pl.col(ROW).cast(pl.Int64).alias("row"),
             pl.col(check.column).cast(pl.String).alias("value"),
             pl.lit(check.severity).alias("severity"),
         )

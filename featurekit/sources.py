@@ -16,7 +16,7 @@ import polars as pl
 
 from featurekit.canonical import BARS, FILLS, FILLS_OPTIONAL, Source, canonical
 from featurekit.errors import ConfigError, DataError, Problem
-from featurekit.schema import ROW
+from featurekit.violations import ROW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -69,7 +69,12 @@ def read_fills(
     """
     if format != "canonical":
         raise ConfigError(
-            Problem("fills of this format cannot be read", expected="canonical", got=repr(format))
+            Problem(
+                "fills of this format cannot be read",
+                expected="canonical",
+                got=repr(format),
+                fix="format: canonical",
+            )
         )
     source = Source(str(path), symbol, columns or {}, timezone, time_format)
     with readable(source):
@@ -114,7 +119,12 @@ def readable(source: Source) -> Iterator[None]:
         if type(error).__name__ != "PanicException":
             raise
         raise DataError(
-            Problem("the file cannot be read", where=source.path, got=str(error)[:200])
+            Problem(
+                "the file cannot be read",
+                where=source.path,
+                got=str(error)[:200],
+                fix="copy it again from where it came",
+            )
         ) from error
 
 
@@ -124,48 +134,76 @@ def _scan(
     with readable(source):
         files = _files(source.path)
         raw = pl.concat([_open(file) for file in files]).with_row_index(ROW)
-        if raw.head(1).collect().is_empty():
+        # Nothing traded is an account too; without bars there is nothing to compute.
+        if further_numbers and raw.head(1).collect().is_empty():
             raise DataError(
-                Problem("the file has no rows", where=source.path, expected="bars or fills")
+                Problem(
+                    "the file has no rows",
+                    where=source.path,
+                    expected="bars",
+                    got="a header only",
+                    fix="path: a file with bars",
+                )
             )
         return canonical(raw, source, required, optional, further_numbers=further_numbers)
 
 
 def _files(path: str) -> list[str]:
     if path.startswith(("http:", "https:", "s3:")):
-        raise ConfigError(Problem("only files can be read", where=path))
+        raise ConfigError(
+            Problem(
+                "only files can be read",
+                where=path,
+                expected="a file, a directory of files or a pattern",
+                fix=f"path: data/{path.rsplit('/', 1)[-1] or 'bars.parquet'}   # downloaded first",
+            )
+        )
     here = Path(path)
     if here.is_dir():
         found = sorted(str(p) for p in here.iterdir() if str(p).endswith(FORMATS))
-    elif any(sign in path for sign in "*?["):
-        found = sorted(glob(path))
+    elif here.exists():  # whatever signs of a pattern its name has
+        found = [path]
     else:
-        found = [path] if here.exists() else []
+        found = sorted(glob(path))
     if not found:
-        near = difflib.get_close_matches(here.name, [p.name for p in here.parent.glob("*")], 1)
+        names = [p.name for p in here.parent.glob("*") if p != here]
+        near = difflib.get_close_matches(here.name, names, 1)
         raise DataError(
             Problem(
                 "there is no such file",
                 where=path,
                 expected="a file, a directory of files or a pattern: " + ", ".join(FORMATS),
                 got=f"working directory {Path.cwd()}",
-                fix=f"path: {here.parent / near[0]}" if near else "",
+                fix=f"path: {here.parent / near[0] if near else 'data/bars.parquet'}",
             )
         )
     wrong = [name for name in found if not name.endswith(FORMATS)]
     if wrong:
         raise DataError(
-            Problem("the format is not known", where=wrong[0], expected=", ".join(FORMATS))
+            Problem(
+                "the format is not known",
+                where=wrong[0],
+                expected=", ".join(FORMATS),
+                fix=f"path: {Path(wrong[0]).with_suffix('.csv')}   # converted to a format above",
+            )
         )
     empty = [name for name in found if not Path(name).stat().st_size]
     if empty:
-        raise DataError(Problem("the file is empty", where=empty[0], got="0 bytes"))
+        raise DataError(
+            Problem(
+                "the file is empty",
+                where=empty[0],
+                expected="a header at least",
+                got="0 bytes",
+                fix="copy it again from where it came",
+            )
+        )
     return found
 
 
 def _open(file: str) -> pl.LazyFrame:
     if file.endswith(".parquet"):
-        return pl.scan_parquet(file)
+        return pl.scan_parquet(file, glob=False)
     if file.endswith((".arrow", ".ipc", ".feather")):
-        return pl.scan_ipc(file)
-    return pl.scan_csv(file, infer_schema=False, null_values=[""])
+        return pl.scan_ipc(file, glob=False)
+    return pl.scan_csv(file, glob=False, infer_schema=False, null_values=[""])

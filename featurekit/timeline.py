@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from datetime import datetime, timezone
+import zoneinfo
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -14,7 +16,15 @@ from featurekit.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-DAY = 86_400_000_000_000  # ns
+HOUR, DAY = 3_600_000_000_000, 86_400_000_000_000  # ns
+LONGEST = 36_500 * DAY  # of all durations
+# Nanoseconds in 64 bits reach from 1677 to 2262: the rest is room to add durations and offsets.
+FIRST_YEAR, LAST_YEAR = 1700, 2150
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+EARLIEST, LATEST = (
+    (datetime(year, 1, 1, tzinfo=timezone.utc) - _EPOCH).days * DAY
+    for year in (FIRST_YEAR, LAST_YEAR)
+)
 _UNITS = {
     "ms": DAY // 86_400_000,
     "s": DAY // 86_400,
@@ -29,18 +39,57 @@ def duration(text: str) -> int:
     """Nanoseconds of a duration such as 5m, 1h, 4d or 1d12h.
 
     Raises:
-        ConfigError: when the text is no duration.
+        ConfigError: when the text is no duration, or one of nothing or of more than a century.
 
     Example:
         >>> duration("1h30m") // 10**9
         5400
     """
-    parts = re.findall(r"(\d+)(ms|[smhdw])", text)
-    if not parts or "".join(n + unit for n, unit in parts) != text:
+    parts = re.findall(r"([0-9]{1,12})(ms|[smhdw])", text)
+    length = sum(int(n) * _UNITS[unit] for n, unit in parts)
+    if "".join(n + unit for n, unit in parts) != text or not 0 < length <= LONGEST:
         raise ConfigError(
-            Problem("this is no duration", expected="such as 5m, 1h, 4d, 1d12h", got=repr(text))
+            Problem(
+                "this is no duration",
+                expected=f"such as 5m, 1h, 4d, 1d12h, above 0 and at most {LONGEST // DAY}d",
+                got=repr(text[:80]),
+            )
         )
-    return sum(int(n) * _UNITS[unit] for n, unit in parts)
+    return length
+
+
+def duration_text(length: int) -> str:
+    """The text that `duration` reads as this many nanoseconds, rounded down to milliseconds.
+
+    Example:
+        >>> duration_text(duration("1d12h")), duration_text(duration("7d"))
+        ('1d12h', '7d')
+    """
+    text = ""
+    for unit in ("d", "h", "m", "s", "ms"):
+        count, length = divmod(length, _UNITS[unit])
+        text += f"{count}{unit}" if count else ""
+    return text or "1ms"
+
+
+def check_zone(zone: str) -> None:
+    """Refuses what is no time zone.
+
+    Raises:
+        ConfigError: when there is none of that name; its fix is a near one.
+    """
+    try:
+        pl.Series([0]).cast(pl.Datetime("ns")).dt.replace_time_zone(zone or "none")
+    except (pl.exceptions.PolarsError, ValueError):
+        near = difflib.get_close_matches(zone, zoneinfo.available_timezones(), 1)
+        raise ConfigError(
+            Problem(
+                "there is no such time zone",
+                expected="such as Europe/Helsinki",
+                got=repr(zone[:80]),
+                fix=f"timezone: {near[0] if near else 'UTC'}",
+            )
+        ) from None
 
 
 def closes(time: NDArray[np.int64], stamp: Literal["open", "close"], bar: int) -> NDArray[np.int64]:
@@ -86,12 +135,19 @@ def instant(text: str) -> int:
     """
     try:
         time = datetime.fromisoformat(text)
-    except ValueError:
+        aware = time if time.tzinfo else time.replace(tzinfo=timezone.utc)
+        moment = (aware - _EPOCH) // timedelta(microseconds=1) * 1000
+    except (ValueError, OverflowError):
+        moment = LATEST
+    if not EARLIEST <= moment < LATEST:
         raise ConfigError(
-            Problem("this is no date", expected="such as 2017-10-01", got=repr(text))
-        ) from None
-    aware = time if time.tzinfo else time.replace(tzinfo=timezone.utc)
-    return int(aware.timestamp()) * 10**9
+            Problem(
+                "this is no date",
+                expected=f"such as 2017-10-01, from {FIRST_YEAR} to {LAST_YEAR - 1}",
+                got=repr(text[:80]),
+            )
+        )
+    return moment
 
 
 def forward(

@@ -13,7 +13,8 @@ from polars.testing import assert_frame_equal
 import featurekit as fk
 from featurekit import schema
 from featurekit.errors import ConfigError, DataError
-from featurekit.schema import load_schema, refuse
+from featurekit.schema import load_schema
+from featurekit.violations import refuse
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,6 +62,9 @@ def fills(**changed: Any) -> pl.DataFrame:  # noqa: ANN401  # any value of a cel
 PLANTED = {
     "null": ({"close": None}, [("not null", "close")]),
     "nan": ({"volume": float("nan")}, [("finite", "volume")]),
+    "a close that is none": ({"close": float("nan")}, [("finite", "close")]),
+    "a low that is none": ({"low": float("nan")}, [("finite", "low")]),
+    "an infinite close": ({"close": float("inf")}, [("finite", "close")]),
     "infinity": ({"volume": float("inf")}, [("finite", "volume")]),
     "zero": ({"low": 0.0}, [("> 0", "low")]),
     "negative": ({"low": -1.0}, [("> 0", "low")]),
@@ -97,6 +101,11 @@ def test_a_violation_says_where_and_what() -> None:
     (row,) = fk.validate(bars(volume=-2.0), BARS).rows(named=True)
     assert (row["symbol"], row["row"], row["value"], row["severity"]) == ("X", 3, "-2.0", "fail")
     assert row["time"].replace(tzinfo=None) == START + timedelta(hours=3)
+
+
+def test_an_input_named_row_is_no_row_of_the_file() -> None:
+    found = fk.validate(bars(volume=-2.0).with_columns(row=pl.lit(77)), BARS)
+    assert found["row"].to_list() == [3]
 
 
 def test_a_jump_is_worth_a_look_only() -> None:
@@ -169,10 +178,16 @@ def test_refusing_tells_all_checks_and_the_first_rows() -> None:
         ("name: x\ncolums: {}\n", ["line 2", "colums", "columns"]),
         ("name: x\ncolumns:\n  a: {kind: numbr}\n", ["line 3", "text | time | number", "numbr"]),
         ("columns: {}\n", ["name"]),
+        (
+            "name: x\ncolumns: {time: {kind: time}}\nincreasing: {time: tine, by: symbol}\n",
+            ["increasing.time", "line 3", "Fix: time: time", "increasing.by"],
+        ),
+        ("name: x\nordered: time\n", ["not declared", "line 2", "columns: {time: {kind: time}}"]),
+        ("name: caf\udce9\n", ["UTF-8"]),
     ],
 )
 def test_a_schema_has_a_closed_grammar(text: str, expected: list[str], tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text(text)
+    (tmp_path / "mine.yaml").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ConfigError) as told:
         load_schema(tmp_path / "mine.yaml")
     for part in expected:

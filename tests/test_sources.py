@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from datetime import date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -74,7 +75,31 @@ def as_arrow(path: Path) -> Path:
     return path / "bars.arrow"
 
 
-@pytest.mark.parametrize("write", [as_gzip, as_parquet, as_arrow, in_directory, as_pattern])
+def named_as_a_pattern(path: Path) -> Path:
+    return csv(path, texts()).rename(path / "bars[1].csv")
+
+
+def parquet_named_as_a_pattern(path: Path) -> Path:
+    return as_parquet(path).rename(path / "bars?.parquet")
+
+
+def arrow_named_as_a_pattern(path: Path) -> Path:
+    return as_arrow(path).rename(path / "bars*.arrow")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        as_gzip,
+        as_parquet,
+        as_arrow,
+        in_directory,
+        as_pattern,
+        named_as_a_pattern,
+        parquet_named_as_a_pattern,
+        arrow_named_as_a_pattern,
+    ],
+)
 def test_every_format_gives_the_same_bars(write: Callable[[Path], Path], tmp_path: Path) -> None:
     expected = read_bars(csv(tmp_path, texts()))
     assert_frame_equal(expected, typed())
@@ -108,6 +133,22 @@ def test_columns_and_symbol_can_be_declared(tmp_path: Path) -> None:
         ([f"2024-01-01T0{k + 2}:00:00+02:00" for k in range(4)], {}),
         ([f"2023-12-31T{19 + k}:00:00-05:00" for k in range(4)], {}),
         ([f"2024-01-01 0{k + 2}:00:00" for k in range(4)], {"timezone": "Europe/Helsinki"}),
+        ([f"2024-01-01T0{k + 2}:00:00+0200" for k in range(4)], {}),
+        ([f"2024-01-01 0{k + 2}:00 +02" for k in range(4)], {}),
+        ([f"2024-01-01T0{k + 2}:00:00+02:00" for k in range(4)], {"timezone": "Asia/Tokyo"}),
+        (
+            [f"01/01/2024 0{k + 2}:00+0200" for k in range(4)],
+            {"time_format": "%d/%m/%Y %H:%M%z", "timezone": "Asia/Tokyo"},
+        ),
+        (
+            [f"2024-01-01 0{k + 2}:00:00 +02:00" for k in range(4)],
+            {"time_format": "%Y-%m-%d %H:%M:%S %:z"},
+        ),
+        (
+            [f"2024-01-01 0{k + 2}:00:00+02" for k in range(4)],
+            {"time_format": "%F %T%#z", "timezone": "Asia/Tokyo"},
+        ),
+        ([f"2024.01.01 0{k}:00" for k in range(4)], {"timezone": "UTC"}),
     ],
 )
 def test_times_become_utc(cells: list[str], options: dict[str, Any], tmp_path: Path) -> None:
@@ -122,6 +163,15 @@ def test_dates_are_midnight(tmp_path: Path) -> None:
     days.write_parquet(tmp_path / "bars.parquet")
     bars = read_bars(tmp_path / "bars.parquet", timezone="UTC")
     assert epochs(bars) == [START + k * 24 * HOUR for k in range(4)]
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York"])
+def test_dates_of_a_csv_are_midnight_of_their_zone(zone: str, tmp_path: Path) -> None:
+    path = csv(tmp_path, texts(time=[f"2024-01-0{k + 1}" for k in range(4)]))
+    shift = 0 if zone == "UTC" else 5 * HOUR
+    assert epochs(read_bars(path, timezone=zone)) == [
+        START + shift + k * 24 * HOUR for k in range(4)
+    ]
 
 
 def test_an_hour_that_comes_twice_is_the_first(tmp_path: Path) -> None:
@@ -160,6 +210,30 @@ NAIVE = [f"2024-01-01 0{k}:00:00" for k in range(4)]
         (texts(), {"columns": {"close": "bid"}}, ["does not have", "bid"]),
         (texts().drop("symbol"), {}, ["no column 'symbol'", "symbol: EURUSD"]),
         (texts().clear(), {}, ["has no rows"]),
+        (texts(time=[f"2024-01-0{k + 1}" for k in range(4)]), {}, ["no time zone"]),
+        (texts(time=["01/02/2024"] * 4), {}, ["is not known", 'time_format: "%d/%m/%Y"']),
+        (
+            texts(time=["01/31/2024 09:30:00"] * 4),
+            {"timezone": "UTC"},
+            ["'01/31/2024 09:30:00'", 'Fix: time_format: "%m/%d/%Y %H:%M:%S%.f"'],
+        ),
+        (texts(time=["20240131"] * 4), {}, ['Fix: time_format: "%Y%m%d"']),
+        (texts(time=["1704067200"] * 4), {}, ["their unit is not declared"]),
+        (
+            texts(time=["2024-01-01", "3000-01-01", "2024-01-02", "1500-01-01"]),
+            {"timezone": "UTC"},
+            ["is a time from 1700 to 2149", "row 1, ", "3000-01-01", "row 3, "],
+        ),
+        (
+            texts(time=["1704067200000"] * 4),
+            {"time_format": "epoch_s"},
+            ["row 0, ", "1704067200000"],
+        ),
+        (
+            texts(volume=["", "1", "", "2"], close=["1", "1,5", "1", "1"]),
+            {},
+            ["1,5", "row 0 is line 2"],
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_told(
@@ -177,6 +251,72 @@ def test_numbers_as_times_need_their_unit(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="epoch_ms"):
         read_bars(tmp_path / "bars.parquet")
     assert_frame_equal(read_bars(tmp_path / "bars.parquet", time_format="epoch_s"), typed())
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("close", pl.Series([date(2024, 1, 1)] * 4)),
+        ("close", pl.Series([timedelta(hours=1)] * 4)),
+        ("close", pl.Series([True] * 4)),
+        ("close", pl.Series([{"a": 1.0}] * 4)),
+        ("close", pl.Series(["1"] * 4, dtype=pl.Categorical)),
+        ("close", pl.Series([[1.0]] * 4)),
+        ("close", pl.Series([b"1"] * 4)),
+        ("symbol", pl.Series([1.5] * 4)),
+        ("time", pl.Series([True] * 4)),
+        ("time", pl.Series([time(1)] * 4)),
+    ],
+    ids=lambda x: x if isinstance(x, str) else str(x.dtype),
+)
+def test_a_column_of_another_type_is_refused(
+    column: str, values: pl.Series, tmp_path: Path
+) -> None:
+    typed().with_columns(values.alias(column)).write_ipc(tmp_path / "bars.arrow")
+    with pytest.raises(DataError, match=f"column of '{column}' does not hold") as told:
+        read_bars(tmp_path / "bars.arrow", time_format="epoch_s")
+    assert str(values.dtype) in str(told.value)
+
+
+def test_decimals_and_nothing_are_numbers(tmp_path: Path) -> None:
+    frame = typed().with_columns(
+        pl.col("close").cast(pl.Decimal(10, 2)), pl.lit(None).alias("volume")
+    )
+    frame.write_ipc(tmp_path / "bars.arrow")
+    bars = read_bars(tmp_path / "bars.arrow")
+    assert bars["close"].to_list() == [1.25] * 4
+    assert bars["volume"].to_list() == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("values", "unit"),
+    [
+        (pl.Series([START * 1000] * 4), "epoch_s"),
+        (pl.Series([START + 0.5] * 4), "epoch_s"),
+        (pl.Series([2**63 + 5] * 4, dtype=pl.UInt64), "epoch_ns"),
+        (pl.Series([datetime(3000, 1, 1)] * 4, dtype=pl.Datetime("us")), None),
+        (pl.Series([datetime(1500, 1, 1)] * 4, dtype=pl.Datetime("ms", "UTC")), None),
+        (pl.Series([date(3000, 1, 1)] * 4), None),
+    ],
+)
+def test_times_that_do_not_fit_are_refused(
+    values: pl.Series, unit: str | None, tmp_path: Path
+) -> None:
+    typed().with_columns(values.alias("time")).write_parquet(tmp_path / "bars.parquet")
+    with pytest.raises(DataError, match="is a time from 1700 to 2149 does not hold in 4 rows"):
+        read_bars(tmp_path / "bars.parquet", time_format=unit, timezone="UTC")
+
+
+def test_a_header_that_has_a_name_twice_is_refused(tmp_path: Path) -> None:
+    content = texts().write_csv()
+    (tmp_path / "bars.csv").write_text(content.replace("open,high", "close,high", 1))
+    with pytest.raises(DataError, match="two columns of the file are named 'close'"):
+        read_bars(tmp_path / "bars.csv")
+
+
+def test_a_declared_column_wins_over_one_of_that_name(tmp_path: Path) -> None:
+    path = csv(tmp_path, texts(bid=["1.75"] * 4))
+    assert read_bars(path, columns={"close": "bid"})["close"].to_list() == [1.75] * 4
 
 
 @pytest.mark.parametrize(
@@ -228,3 +368,10 @@ def test_fills_have_what_is_known_of_them(tmp_path: Path) -> None:
     assert fills.row(0)[1:] == ("X", "buy", 1.0, 2.0, None, 1.5)
     with pytest.raises(ConfigError, match="mt6"):
         read_fills(tmp_path / "fills.csv", "mt6")
+    with pytest.raises(DataError, match=r"columns: \{quantity: qty\}"):
+        read_fills(tmp_path / "fills.csv", columns={"quantiy": "qty"})
+
+
+def test_a_file_with_a_header_only_is_no_fills(tmp_path: Path) -> None:
+    (tmp_path / "fills.csv").write_text("time,symbol,side,quantity,price,fee\n")
+    assert read_fills(tmp_path / "fills.csv").is_empty()

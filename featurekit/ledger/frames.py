@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
 from featurekit.errors import DataError, Problem
 from featurekit.ledger.fill import Fill, checked_fill
+
+if TYPE_CHECKING:
+    from featurekit.ledger.ledger import Scope
 
 Visibility = Literal["next", "this"]
 
@@ -96,14 +99,22 @@ def _rows_of(rows: pl.DataFrame, symbol: str) -> pl.DataFrame:
 
 
 def fills_outside(
-    fills: pl.DataFrame, spans: pl.DataFrame, fill_at_close: Visibility = "next"
+    fills: pl.DataFrame,
+    spans: pl.DataFrame,
+    fill_at_close: Visibility = "next",
+    *,
+    scope: Scope = "symbol",
 ) -> pl.DataFrame:
-    """Counts buys and sells that lie outside the bars of their symbol.
+    """Counts fills that lie outside the bars of their symbol.
+
+    Deposits are of no bar: with `scope="symbol"` they need bars of their symbol all the same, whose
+    account they move.
 
     Args:
         fills: Canonical fills.
         spans: `symbol`, `first` (when its first bar opens) and `last` (when its last bar closes).
         fill_at_close: As in `AccountReplay`.
+        scope: As in `Ledger`.
 
     Returns:
         `symbol`, `fills`, `before` (stamped before the first bar) and `after` (which no bar sees),
@@ -120,13 +131,13 @@ def fills_outside(
     time, last = pl.col("time"), pl.col("last")
     unseen = time >= last if fill_at_close == "next" else time > last
     return (
-        fills.filter(_TRADES)
+        fills.filter(_TRADES | (pl.col("symbol").is_not_null() & (scope == "symbol")))
         .join(spans.with_columns(known=True), on="symbol", how="left")
         .group_by("symbol")
         .agg(
             pl.len().alias("fills"),
-            (time < pl.col("first")).sum().alias("before"),
-            unseen.sum().alias("after"),
+            (_TRADES & (time < pl.col("first"))).sum().alias("before"),
+            (_TRADES & unseen).sum().alias("after"),
             pl.col("known").first(),
         )
         .select(
