@@ -62,13 +62,14 @@ class Block:
             pairs = [(n, c) for n, c in _items(returned)]
         except ConfigError:
             raise
-        except Exception as error:  # whatever a user's block raises is told as what it is
+        except (Exception, SystemExit) as error:  # whatever a user's block raises is told as it is
             raise ConfigError(
                 Problem(
                     f"block {self.name!r} cannot be computed",
                     where=self.where,
                     expected="a mapping of names to expressions of the input columns",
                     got=f"{type(error).__name__}: {error}",
+                    fix='return {"name": expression}',
                 )
             ) from error
         return self._checked(pairs)
@@ -79,17 +80,18 @@ class Block:
         if not pairs:
             problems.append(Problem(f"block {self.name!r} returns no column", where=self.where))
         for name, col in pairs:
-            if name in columns:
-                problems.append(_duplicate(self.name, name, self.where))
-            elif not isinstance(name, str) or not name.isidentifier():
+            if not isinstance(name, str) or not name.isidentifier():
                 problems.append(
                     Problem(
                         f"block {self.name!r} returns a column with no usable name",
                         where=self.where,
                         expected="letters, digits and _",
                         got=repr(name),
+                        fix='return {"name": expression}',
                     )
                 )
+            elif name in columns:
+                problems.append(_duplicate(self.name, name, self.where))
             elif not isinstance(col, Col):
                 problems.append(
                     Problem(
@@ -97,6 +99,7 @@ class Block:
                         where=self.where,
                         expected="an expression of the input columns",
                         got=f"{type(col).__name__} {col!r}"[:80],
+                        fix=f"{self.inputs[0] if self.inputs else 'close'} * 0.0 + ...",
                     )
                 )
             else:
@@ -201,30 +204,32 @@ def find_block(name: str, where: str = "") -> Block:
     return _BLOCKS[name]
 
 
-def use_modules(modules: Iterable[str]) -> None:
-    """Imports the modules that define a user's blocks, from the working directory too.
+def use_module(module: str, where: str = "") -> None:
+    """Imports a module that defines a user's blocks, from the working directory too.
 
     Raises:
-        ConfigError: when a module cannot be imported.
+        ConfigError: when it cannot be imported.
     """
     here = str(Path.cwd())
-    for module in modules:
-        sys.path.insert(0, here)
-        try:
-            importlib.import_module(module)
-        except ConfigError:
-            raise
-        except Exception as error:  # whatever a user's module raises is told as what it is
-            raise ConfigError(
-                Problem(
-                    f"cannot import {module!r}",
-                    where=f"use: [{module}]",
-                    expected=f"a module on the Python path or under {here}",
-                    got=f"{type(error).__name__}: {error}",
-                )
-            ) from error
-        finally:
-            sys.path.remove(here)
+    sys.path.insert(0, here)
+    try:
+        importlib.import_module(module)
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever a user's module raises is told as it is
+        absent = isinstance(error, ModuleNotFoundError) and error.name == module
+        mend = f"a file {module}.py under {here}" if absent else f"python -c 'import {module}'"
+        raise ConfigError(
+            Problem(
+                f"cannot import {module!r}",
+                where=where,
+                expected=f"a module on the Python path or under {here}",
+                got=f"{type(error).__name__}: {error}",
+                fix=mend,
+            )
+        ) from error
+    finally:
+        sys.path.remove(here)
 
 
 def _items(returned: Mapping[str, Col] | Iterable[tuple[str, Col]]) -> Iterable[tuple[str, Col]]:

@@ -7,7 +7,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -17,10 +17,12 @@ import polars as pl
 from featurekit import __version__
 from featurekit.audit import audit_profiles
 from featurekit.cells import ProfileGrid, merged, save_profiles
+from featurekit.conditions import Conditions
 from featurekit.dataset import DatasetWriter, Target
 from featurekit.errors import ConfigError, DataError, Problem
 from featurekit.ingest import ingest
-from featurekit.inputs import pieces, symbol_spans
+from featurekit.inputs import missing_columns, pieces, symbol_spans
+from featurekit.ledger import Ledger
 from featurekit.scaling import Scaling
 from featurekit.timeline import duration, forward, instant, segment_starts
 
@@ -84,7 +86,7 @@ def build(
     if executor != "local":
         raise ConfigError(Problem("there is no such executor", expected="local", got=executor))
     root = Path(out) if out is not None else Path("build") / _directory(pipeline)
-    slices = _Slices(pipeline)
+    slices = Conditions(pipeline.slices, pipeline.columns, pipeline.source)
     with tempfile.TemporaryDirectory(prefix="featurekit-") as scratch:
         data = ingest(pipeline, Path(scratch), on_bad=on_bad, tell=tell)
         warmup = _warmup(pipeline)
@@ -166,8 +168,10 @@ def _directory(pipeline: Pipeline) -> str:
 
 def _plan(pipeline: Pipeline, bars: pl.DataFrame, warmup: int) -> tuple[list[_Part], list[str]]:
     """The symbols that have rows after the warm-up, and a note on those that have none."""
+    spans = symbol_spans(bars)
+    _check_inputs(pipeline, bars, [symbol for symbol, _, _ in spans])
     parts, short = [], []
-    for symbol, first, rows in symbol_spans(bars):
+    for symbol, first, rows in spans:
         restarts = pipeline.restarts(pipeline.closes(bars.slice(first, rows)))
         stretches = np.diff([*(restarts or [0]), rows])
         kept = int(np.maximum(stretches - warmup, 0).sum())
@@ -180,17 +184,33 @@ def _plan(pipeline: Pipeline, bars: pl.DataFrame, warmup: int) -> tuple[list[_Pa
         raise DataError(
             Problem(
                 "no symbol has more bars than the warm-up",
-                where=", ".join(short[:10]),
+                where=pipeline.source,
                 expected=f"more than {warmup} bars: from there on the start of the history no "
                 "longer matters",
                 got=", ".join(short[:10]),
-                fix=f"warmup: lookback   # {least} bars, the first value of every column",
+                fix=f"bars of more than {warmup} rows"
+                if pipeline.warmup == "lookback"
+                else f"warmup: lookback   # {least} bars, the first value of every column",
             )
         )
     notes = []
     if short:
         notes.append(f"{len(short)} symbols are shorter than the warm-up: " + ", ".join(short[:10]))
     return parts, notes
+
+
+def _check_inputs(pipeline: Pipeline, bars: pl.DataFrame, symbols: Sequence[str]) -> None:
+    """Refuses before anything is written what the first row of a symbol would be refused for."""
+    problems = missing_columns(pipeline.program.inputs, bars)
+    account = pipeline.account
+    ledger = Ledger(account.cash, account.multiplier, account.leverage, account.scope)
+    for symbol in symbols:
+        try:
+            ledger.multiplier(symbol)
+        except ConfigError as error:  # noqa: PERF203  # all symbols are named at once
+            problems += [replace(it, where=pipeline.source) for it in error.problems]
+    if problems:
+        raise DataError(*problems)
 
 
 def _warmup(pipeline: Pipeline) -> int:
@@ -203,7 +223,7 @@ def _cuts(pipeline: Pipeline, bars: pl.DataFrame) -> tuple[int, int]:
     """UTC ns at which validation and test start: quantiles of the unique times, or dates."""
     splits = pipeline.splits
     if isinstance(splits.validation, str) and isinstance(splits.test, str):
-        return instant(splits.validation), instant(splits.test)
+        return instant(splits.validation), instant(splits.test)  # in this order, as was checked
     times = bars["time"].unique().sort().dt.epoch("ns").to_numpy()
     shares = (1.0 - float(splits.validation) - float(splits.test), 1.0 - float(splits.test))
     last = int(times[-1]) + 1
@@ -220,7 +240,7 @@ def _write_rows(
     parts: Sequence[_Part],
     warmup: int,
     cuts: tuple[int, int],
-    slices: _Slices,
+    slices: Conditions,
     writer: DatasetWriter,
     grid: ProfileGrid,
     tell: Progress,
@@ -256,51 +276,6 @@ def _targets(
     close = bars["close"].cast(pl.Float64).to_numpy() if pipeline.targets else np.empty(0)
     columns = [forward(close, starts, t.kind, t.horizon) for t in pipeline.targets.values()]
     return np.column_stack(columns) if columns else np.empty((bars.height, 0), np.float32)
-
-
-class _Slices:
-    """The pipeline's conditions on columns, as one code a row: bit k is condition k."""
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._places = {name: at for at, name in enumerate(pipeline.columns)}
-        self._conditions = []
-        problems = []
-        for name, sql in pipeline.slices.items():
-            try:
-                expression = pl.sql_expr(sql)
-                roots = expression.meta.root_names()
-            except Exception as error:  # polars' parser raises what it likes
-                problems.append(
-                    Problem(
-                        f"the condition of slice {name!r} is no SQL",
-                        where=f"{pipeline.source}, key slices.{name}",
-                        got=f"{sql}: {error}",
-                        fix=f"""{name}: '"position.side" != 0'""",
-                    )
-                )
-                continue
-            problems += [
-                Problem(
-                    f"slice {name!r} names a column that there is not",
-                    where=f"{pipeline.source}, key slices.{name}",
-                    got=root,
-                    fix=f"""{name}: '"position.side" != 0'""",
-                )
-                for root in roots
-                if root not in self._places
-            ]
-            self._conditions.append((expression, roots))
-        if problems:
-            raise ConfigError(*problems)
-
-    def of(self, rows: NDArray[np.float32]) -> NDArray[np.int64]:
-        """The code of each row."""
-        code = np.zeros(len(rows), np.int64)
-        for bit, (expression, roots) in enumerate(self._conditions):
-            frame = pl.DataFrame({root: rows[:, self._places[root]] for root in roots})
-            holds = frame.select(expression.alias("holds"))["holds"].fill_null(False).to_numpy()
-            code |= holds.astype(np.int64) << bit
-        return code
 
 
 def _versions() -> dict[str, str]:

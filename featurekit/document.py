@@ -11,7 +11,6 @@ import difflib
 import types
 import typing
 from collections.abc import Mapping
-from datetime import date
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
@@ -20,6 +19,7 @@ from featurekit.errors import ConfigError, Problem
 
 T = TypeVar("T")
 Path = tuple[str | int, ...]
+MOST_KEYS = 100_000  # of a document, aliases written out
 
 
 @dataclasses.dataclass(slots=True)
@@ -71,46 +71,70 @@ def read_yaml(text: str, name: str) -> tuple[dict[str, Any], Source]:
         {'bars': {'path': 'a.csv'}}
     """
     source = Source(name)
+    loader = _Loader(text)
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        root = loader.get_single_node()
+        data = None if root is None else loader.construct_document(root)
+        _note_lines(root, (), source)
+    except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
+        deep = isinstance(error, RecursionError)
         raise ConfigError(
             Problem(
                 "this is not YAML",
-                where=name + line,
-                got=str(getattr(error, "problem", None) or error),
+                where=name + (f", line {mark.line + 1}" if mark else ""),
+                expected="keys and values",
+                got="sections within sections without end"
+                if deep
+                else str(getattr(error, "problem", None) or error),
+                fix="key: value, a line each",
             )
         ) from error
     if not isinstance(data, dict):
         raise ConfigError(
             Problem(
-                "this is not a mapping", where=name, expected="keys and values", got=repr(data)[:80]
+                "this is not a mapping",
+                where=name,
+                expected="keys and values",
+                got=repr(data)[:80],
+                fix="key: value, a line each",
             )
         )
-    _note_lines(root, (), source)
     source.check()
-    return _with_dates_as_text(data), source
+    return data, source
 
 
-def _with_dates_as_text(value: Any) -> Any:  # noqa: ANN401  # of any type
-    """YAML makes dates of what looks like one; the grammar wants them as they were written."""
-    if isinstance(value, dict):
-        return {key: _with_dates_as_text(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_with_dates_as_text(each) for each in value]
-    return value.isoformat() if isinstance(value, date) else value
+class _Loader(yaml.SafeLoader):
+    """YAML whose dates stay as they were written, and whose mistakes all have their line."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012  # yaml declares it as one of an instance
+        start: [each for each in resolvers if each[0] != "tag:yaml.org,2002:timestamp"]
+        for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: ANN401  # of any type
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, OverflowError) as error:  # a number of thousands of digits, !!timestamp
+            raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from error
 
 
 def _note_lines(node: Any, path: Path, source: Source) -> None:  # noqa: ANN401  # yaml has no types
+    if len(source.lines) > MOST_KEYS:
+        raise yaml.MarkedYAMLError(
+            problem=f"more than {MOST_KEYS} keys", problem_mark=node.start_mark
+        )
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             at: Path = (*path, str(key.value))
             if at in source.lines:
                 source.lines[at] = key.start_mark.line + 1
-                source.add(f"the key {key.value!r} stands twice", at, expected="once")
+                source.add(
+                    f"the key {key.value!r} stands twice",
+                    at,
+                    expected="once",
+                    fix=f"one line with {key.value}:",
+                )
             source.lines[at] = key.start_mark.line + 1
             _note_lines(value, at, source)
     elif isinstance(node, yaml.SequenceNode):
@@ -131,7 +155,13 @@ def parse(grammar: type[T], data: object, source: Source, path: Path = ()) -> T 
         Split(train=0.8)
     """
     if not isinstance(data, Mapping):
-        source.add("a section is a mapping", path, expected="{key: value}", got=repr(data)[:80])
+        source.add(
+            "a section is a mapping",
+            path,
+            expected="{key: value}",
+            got=_shown(data),
+            fix=_line(path, f"{{{dataclasses.fields(grammar)[0].name}: ...}}"),  # type: ignore[arg-type]  # a dataclass
+        )
         return None
     kinds = typing.get_type_hints(grammar)
     known = {f.name.rstrip("_"): f for f in dataclasses.fields(grammar)}  # type: ignore[arg-type]  # a dataclass
@@ -151,7 +181,12 @@ def parse(grammar: type[T], data: object, source: Source, path: Path = ()) -> T 
         if key in data:
             values[field.name] = _value(kinds[field.name], data[key], source, (*path, key))
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            source.add(f"the key {key!r} is missing", path, expected=f"{key}: ...")
+            source.add(
+                f"the key {key!r} is missing",
+                path,
+                expected=f"{key}: {_words(kinds[field.name])}",
+                fix=f"{key}: {_example(kinds[field.name])}",
+            )
     return grammar(**values) if len(source.problems) == before else None
 
 
@@ -173,7 +208,13 @@ def _value(kind: Any, value: Any, source: Source, path: Path) -> Any:  # noqa: A
         return {str(k): _value(item, each, source, (*path, str(k))) for k, each in value.items()}
     elif _fits(kind, value):
         return float(value) if kind is float else value
-    source.add("a value is of the wrong kind", path, expected=_words(kind), got=repr(value)[:80])
+    source.add(
+        "a value is of the wrong kind",
+        path,
+        expected=_words(kind),
+        got=_shown(value),
+        fix=_line(path, _example(kind)),
+    )
     return None
 
 
@@ -191,10 +232,10 @@ def _fits(kind: Any, value: Any) -> bool:  # noqa: ANN401  # of any type
         return isinstance(value, Mapping)
     if dataclasses.is_dataclass(kind):
         return isinstance(value, Mapping)
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+    if kind in (float, int):
+        # A whole number that a machine can count to: one of 400 digits is no float either.
+        whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+        return whole or (kind is float and isinstance(value, float))
     return isinstance(value, kind)
 
 
@@ -209,11 +250,37 @@ def _words(kind: Any) -> str:  # noqa: ANN401  # of any type
     if origin in (Union, types.UnionType):
         return " or ".join(_words(option) for option in get_args(kind))
     if origin is tuple:
-        return f"a list of {_words(get_args(kind)[0])}"
+        item = get_args(kind)[0]
+        return "a list" if item is Any else f"a list of {_words(item)}"
     if origin is not None or dataclasses.is_dataclass(kind):
         return "a mapping"
     plain = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
     return "nothing" if kind in (None, type(None)) else plain.get(kind, str(kind))
+
+
+def _example(kind: Any) -> str:  # noqa: ANN401  # of any type
+    """What could stand there, as YAML."""
+    origin = get_origin(kind)
+    if origin is Literal:
+        return str(get_args(kind)[0])
+    if origin in (Union, types.UnionType):
+        return _example(get_args(kind)[0])
+    if origin is tuple:
+        return f"[{_example(get_args(kind)[0])}]"
+    plain = {float: "1.0", int: "1", str: "mine", bool: "true", Any: "..."}
+    return plain.get(kind, "{}")
+
+
+def _line(path: Path, value: str) -> str:
+    """The line of a document that gives a key this value."""
+    return f"{path[-1]}: {value}" if path and isinstance(path[-1], str) else value
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)[:80]
+    except (ValueError, RecursionError):  # a number of thousands of digits, a list within itself
+        return type(value).__name__
 
 
 def without_defaults(section: Any) -> dict[str, Any]:  # noqa: ANN401  # any section

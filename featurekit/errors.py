@@ -62,3 +62,17 @@ class DatasetError(FeaturekitError):
 
 class MissingExtraError(FeaturekitError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+def no_frame(what: str, got: object) -> DataError:
+    """The error of bars or fills that are anything else than a polars frame."""
+    kind = type(got).__name__
+    mends = {"LazyFrame": f"{what}.collect()", "NoneType": f"fk.sources.read_{what}(path)"}
+    return DataError(
+        Problem(
+            f"the {what} are no frame",
+            expected="a polars DataFrame",
+            got=kind,
+            fix=f"{what} = {mends.get(kind, f'pl.DataFrame({what})')}",
+        )
+    )

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from featurekit.errors import DataError, Problem
+from featurekit.errors import DataError, Problem, no_frame
 from featurekit.ledger import ACCOUNT_COLUMNS, AccountReplay
 from featurekit.timeline import clock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -24,8 +24,10 @@ def symbol_spans(bars: pl.DataFrame) -> list[tuple[str, int, int]]:
     """Symbol, first row and number of rows of each run of one symbol, in order.
 
     Raises:
-        DataError: when `symbol` or `time` is missing, or a symbol's bars lie apart.
+        DataError: when `symbol` or `time` is missing or null, or a symbol's bars lie apart.
     """
+    if not isinstance(bars, pl.DataFrame):
+        raise no_frame("bars", bars)
     missing = [name for name in ("symbol", "time") if name not in bars.columns]
     if missing:
         raise DataError(
@@ -46,6 +48,21 @@ def symbol_spans(bars: pl.DataFrame) -> list[tuple[str, int, int]]:
                 fix='bars.with_columns(pl.col("time").dt.replace_time_zone("UTC"))',
             )
         )
+    nulls = {name: bars[name].null_count() for name in ("symbol", "time")}
+    if any(nulls.values()):
+        raise DataError(
+            *(
+                Problem(
+                    f"{count} bars have no {name}",
+                    where=f"column {name}",
+                    expected=f"a {name} in every row",
+                    got=f"null in row {bars[name].is_null().arg_max()}, counted from 0",
+                    fix=f'bars = bars.drop_nulls("{name}")',
+                )
+                for name, count in nulls.items()
+                if count
+            )
+        )
     if bars.is_empty():
         return []
     runs = bars.select(pl.col("symbol").rle().alias("run")).unnest("run")
@@ -62,6 +79,26 @@ def symbol_spans(bars: pl.DataFrame) -> list[tuple[str, int, int]]:
         )
     firsts = np.concatenate([[0], np.cumsum(rows)[:-1]])
     return [(n, int(at), int(k)) for n, at, k in zip(names, firsts, rows, strict=True)]
+
+
+def columns_of_bars(names: Iterable[str]) -> list[str]:
+    """Of the inputs of a program, those that are columns of the bars."""
+    return [name for name in names if name not in (*ACCOUNT_COLUMNS, *CLOCK_COLUMNS)]
+
+
+def missing_columns(names: Iterable[str], bars: pl.DataFrame) -> list[Problem]:
+    """A problem for each input that the bars do not have, or not as numbers."""
+    return [
+        Problem(
+            f"bars have no column {name!r} of numbers, which a block reads",
+            where="bars",
+            expected=", ".join(columns_of_bars(names)),
+            got=", ".join(f"{c} {t}" for c, t in bars.schema.items()),
+            fix=f"columns: {{{name}: its name in the file}}",
+        )
+        for name in columns_of_bars(names)
+        if name not in bars.columns or not bars.schema[name].is_numeric()
+    ]
 
 
 class InputTable:
@@ -91,25 +128,12 @@ class InputTable:
         self._read = 0
         symbol = bars["symbol"][0] if bars.height else ""
         self._bars: dict[str, NDArray[np.float64]] = {}
-        problems = []
-        for name in names:
-            if name in ACCOUNT_COLUMNS or name in CLOCK_COLUMNS:
-                continue
-            if name not in bars.columns or not bars.schema[name].is_numeric():
-                problems.append(
-                    Problem(
-                        f"bars have no column {name!r} of numbers, which a block reads",
-                        where=f"symbol {symbol}",
-                        expected=", ".join(self._places),
-                        got=", ".join(f"{c} {t}" for c, t in bars.schema.items()),
-                        fix=f"columns: {{{name}: its name in the file}}",
-                    )
-                )
-            else:
-                values = bars[name].cast(pl.Float64).rechunk()
-                self._bars[name] = (
-                    values if not values.null_count() else values.fill_null(np.nan)
-                ).to_numpy()
+        problems = missing_columns(names, bars)
+        for name in [] if problems else columns_of_bars(names):
+            values = bars[name].cast(pl.Float64).rechunk()
+            self._bars[name] = (
+                values if not values.null_count() else values.fill_null(np.nan)
+            ).to_numpy()
         back = np.flatnonzero(np.diff(closes) <= 0)
         if back.size:
             at = int(back[0]) + 1

@@ -13,14 +13,14 @@ import numpy as np
 import polars as pl
 import xxhash
 
-from featurekit.block import find_block, use_modules
+from featurekit.block import find_block, use_module
 from featurekit.document import Source, parse, read_yaml, to_yaml, without_defaults
 from featurekit.engine import Program, Reach
 from featurekit.errors import ConfigError, Problem
 from featurekit.feature import Feature
-from featurekit.inputs import InputTable, pieces, symbol_spans
+from featurekit.inputs import InputTable, columns_of_bars, pieces, symbol_spans
 from featurekit.ledger import ACCOUNT_COLUMNS, AccountReplay
-from featurekit.sections import Document, check_values, with_sample
+from featurekit.sections import Document, check_names, check_values, with_sample
 from featurekit.timeline import closes, duration, segment_starts
 
 if TYPE_CHECKING:
@@ -59,19 +59,30 @@ class Pipeline:
         Raises:
             ConfigError: when the file is missing or not what a pipeline has to be.
         """
+        if not isinstance(path_or_text, str | Path):
+            raise ConfigError(
+                Problem(
+                    "a pipeline is read from a file or from text",
+                    expected="a path, or YAML of more than one line",
+                    got=type(path_or_text).__name__,
+                    fix='Pipeline.from_yaml("pipelines/eurusd_demo.yaml")',
+                )
+            )
         text, name = str(path_or_text), "pipeline"
         if isinstance(path_or_text, Path) or "\n" not in text:
             path, name = Path(path_or_text), str(path_or_text)
             try:
                 text = path.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                near = difflib.get_close_matches(name, map(str, path.parent.glob("*.y*ml")), 1)
+            except (OSError, ValueError) as error:  # no file, no UTF-8, or no name of a file
+                names = [] if "\0" in name else map(str, path.parent.glob("*.y*ml"))
+                near = difflib.get_close_matches(name, [n for n in names if n != name], 1)
                 raise ConfigError(
                     Problem(
                         "cannot read the pipeline file",
                         where=name,
+                        expected="YAML in UTF-8",
                         got=getattr(error, "strerror", None) or str(error),
-                        fix=near[0] if near else "",
+                        fix=near[0] if near else "pipelines/eurusd_demo.yaml",
                     )
                 ) from error
         document, source = read_yaml(text, name)
@@ -92,14 +103,17 @@ class Pipeline:
         self.audit, self.warmup = parsed.audit, parsed.warmup
         check_values(parsed, self.bars, source)
         self.scaling = parsed.scaling
-        use_modules(parsed.use)
+        for at, module in enumerate(parsed.use):
+            use_module(module, source.where(("use", at)))
         self._cols: dict[str, Col] = {}
         self._blocks: dict[str, str] = {}
+        self._inputs: dict[str, None] = {}
         if not parsed.blocks:
             source.add("a pipeline needs a block", ("blocks",), fix="blocks: [market: {}]")
         for at, entry in enumerate(parsed.blocks):
             self._add_block(entry, source, ("blocks", at))
         source.check()
+        check_names(parsed, self.columns, columns_of_bars(self._inputs), source)
         width = parsed.width
         if width is not None and width != len(self._cols):
             counts = ", ".join(
@@ -119,14 +133,34 @@ class Pipeline:
         entry = {entry: {}} if isinstance(entry, str) else entry
         if not isinstance(entry, Mapping) or len(entry) != 1:
             source.add(
-                "a block is one name with its options", path, got=repr(entry), fix="- market: {}"
+                "a block is one name with its options",
+                path,
+                expected="- name: {option: value}",
+                got=repr(entry)[:80],
+                fix="- market: {}",
             )
             return
         ((name, given),) = entry.items()
-        options = dict(given or {})
+        given = {} if given is None else given
+        if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+            source.add(
+                "the options of a block are values by name",
+                path,
+                expected=f"- {name}: {{option: value}}",
+                got=repr(given)[:80],
+                fix=f"- {name}: {{}}",
+            )
+            return
+        options = dict(given)
         title = str(options.pop("as", name))
         if not title.isidentifier():
-            source.add("a block's name is letters, digits and _", path, got=repr(title))
+            source.add(
+                "a block's name is letters, digits and _",
+                path,
+                expected="such as market_2",
+                got=repr(title),
+                fix=f"- {name}: {{as: mine}}",
+            )
             return
         if title in self._blocks.values():
             source.add(
@@ -137,8 +171,9 @@ class Pipeline:
                 fix=f"- {name}: {{as: {title}_2}}",
             )
             return
-        where = source.where((*path, str(name)))
-        for column, col in find_block(str(name), where).columns(options, ACCOUNT_COLUMNS).items():
+        block = find_block(str(name), source.where((*path, str(name))))
+        self._inputs |= dict.fromkeys(block.inputs)
+        for column, col in block.columns(options, ACCOUNT_COLUMNS).items():
             self._cols[f"{title}.{column}"] = col
             self._blocks[f"{title}.{column}"] = title
 
@@ -239,9 +274,17 @@ class Pipeline:
             DataError: when a column is missing, is no number, or times do not increase.
         """
         if dtype not in ("float32", "float64"):
-            raise ConfigError(Problem("dtype", expected="float32 | float64", got=repr(dtype)))
+            raise ConfigError(
+                Problem(
+                    "there is no such dtype of a table",
+                    expected="float32 | float64",
+                    got=repr(dtype)[:80],
+                    fix='dtype="float32"',
+                )
+            )
+        spans = symbol_spans(bars)
         values = np.empty((self.program.width, bars.height), dtype)
-        for symbol, first, rows in symbol_spans(bars):
+        for symbol, first, rows in spans:
             table = self.inputs(bars, (symbol, first, rows), fills)
             state = self.program.new_state()
             for start, stop, fresh in pieces(rows, CHUNK, self.restarts(table.closes)):

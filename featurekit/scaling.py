@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -49,6 +49,19 @@ class ScalingSpec:
             squash = squash if one is None or one.squash is None else one.squash
         return kind, squash
 
+    def unknown(self, features: Sequence[str]) -> list[tuple[str, str, list[str]]]:
+        """Of the names given, those of no block or feature: `blocks` or `features`, name, known."""
+        blocks = list(dict.fromkeys(name.split(".")[0] for name in features))
+        return [
+            (section, name, known)
+            for section, given, known in (
+                ("blocks", self.blocks, blocks),
+                ("features", self.features, list(features)),
+            )
+            for name in given
+            if name not in known
+        ]
+
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
@@ -83,7 +96,17 @@ class Scaling:
         """
         if not profile.rows:
             raise DataError(Problem("a scaling is fitted on rows, and there are none"))
-        _check_names(profile.names, spec)
+        problems = [
+            Problem(
+                f"scaling names one of the {section} that there is not",
+                expected=", ".join(known[:5]),
+                got=name,
+                fix=f"{section}: {{{known[0]}: {{kind: robust}}}}",
+            )
+            for section, name, known in spec.unknown(profile.names)
+        ]
+        if problems:
+            raise ConfigError(*problems)
         kinds = [spec.of(name) for name in profile.names]
         low, middle, high = (profile.quantile(q) for q in (0.25, 0.5, 0.75))
         spread = (high - low) / NORMAL_IQR
@@ -173,18 +196,3 @@ class Scaling:
             return Scaling(names, center, scale, squash, tuple(document["constant"]))
         except (KeyError, TypeError, ValueError) as error:
             raise DatasetError(Problem("the scaling cannot be read", got=str(error))) from error
-
-
-def _check_names(names: tuple[str, ...], spec: ScalingSpec) -> None:
-    blocks = {name.split(".")[0] for name in names}
-    problems = [
-        Problem(f"scaling names a {what} that there is not", got=name, expected=", ".join(known))
-        for what, given, known in (
-            ("block", spec.blocks, sorted(blocks)),
-            ("feature", spec.features, names[:5]),
-        )
-        for name in given
-        if name not in (blocks if what == "block" else names)
-    ]
-    if problems:
-        raise ConfigError(*problems)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from featurekit.canonical import BARS, FILLS, FILLS_OPTIONAL, unknown_column
 from featurekit.errors import ConfigError
 from featurekit.samples import sample
 from featurekit.scaling import ScalingSpec
-from featurekit.timeline import duration, instant
+from featurekit.timeline import check_zone, duration, instant
 
 if TYPE_CHECKING:
     from featurekit.document import Source
+
+MOST_BARS = 1_000_000_000  # that a window, an embargo or a horizon may count
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class Bars:
 
 @dataclass(frozen=True, slots=True)
 class Fills:
-    """Where fills come from; without them the position block is 0."""
+    """Where fills come from; without them the account never trades."""
 
     path: str | None = None
     sample: str | None = None
@@ -149,16 +153,22 @@ def check_values(pipeline: Document, bars: Bars | None, source: Source) -> None:
     """
     for what, given in (("bars", pipeline.bars), ("fills", pipeline.fills)):
         if given is not None and (given.path is None) == (given.sample is None):
-            source.add(f"{what} come from one place", (what,), expected="path: ... or sample: ...")
+            source.add(
+                f"{what} come from one place",
+                (what,),
+                expected="path: ... or sample: ...",
+                got="both" if given.path else "neither",
+                fix=f"path: data/{what}.parquet",
+            )
     if bars is not None and bars.path is not None and bars.bar is None:
         source.add("the length of a bar is not declared", ("bars",), fix="bar: 1h")
     for name, target in pipeline.targets.items():
         kinds = [k for k in (target.forward_return, target.forward_sign) if k is not None]
-        if len(kinds) != 1 or kinds[0] < 1:
+        if len(kinds) != 1 or not 1 <= kinds[0] <= MOST_BARS:
             source.add(
                 f"the target {name!r} looks ahead by a number of bars",
                 ("targets", name),
-                expected="forward_return or forward_sign, of 1 bar or more",
+                expected=f"forward_return or forward_sign, of 1 to {MOST_BARS} bars",
                 fix=f"{name}: {{forward_return: 5}}",
             )
     account = pipeline.account
@@ -172,34 +182,59 @@ def check_values(pipeline: Document, bars: Bars | None, source: Source) -> None:
         numbers["account", "multiplier"] = account.multiplier
     for path, number in numbers.items():
         if not 0.0 < number < math.inf:
-            source.add("a number is out of range", path, expected="above 0", got=str(number))
+            source.add(
+                "a number is out of range",
+                path,
+                expected="above 0",
+                got=str(number),
+                fix=f"{path[-1]}: {10_000 if path[-1] == 'cash' else 1}",
+            )
     counts = {
         ("windows", "max"): (pipeline.windows.max, 1),
         ("splits", "embargo"): (pipeline.splits.embargo, 0),
     }
     for place, (count, least) in counts.items():
-        if count < least:
-            expected = f"{least} or more"
-            source.add("a number is out of range", place, expected=expected, got=str(count))
+        if not least <= count <= MOST_BARS:
+            source.add(
+                "a number is out of range",
+                place,
+                expected=f"{least} to {MOST_BARS}",
+                got=str(count),
+                fix=f"{place[1]}: {20 if least == 0 else 64}",
+            )
     _check_times(pipeline, bars, source)
     _check_splits(pipeline.splits, source)
     source.check()
 
 
 def _check_times(pipeline: Document, bars: Bars | None, source: Source) -> None:
-    bar = bars.bar if bars else None
-    for path, read, text in (
-        (("segments", "max_gap"), duration, pipeline.segments.max_gap),
-        (("bars", "bar"), duration, bar),
-        (("splits", "validation"), instant, pipeline.splits.validation),
-        (("splits", "test"), instant, pipeline.splits.test),
+    fills = pipeline.fills
+    for path, read, text, example in (
+        (("segments", "max_gap"), duration, pipeline.segments.max_gap, "4d"),
+        (("bars", "bar"), duration, bars and bars.bar, "1h"),
+        (("bars", "timezone"), check_zone, bars and bars.timezone, "UTC"),
+        (
+            ("bars", "exchange_timezone"),
+            check_zone,
+            bars.exchange_timezone if bars else None,
+            "UTC",
+        ),
+        (("fills", "timezone"), check_zone, fills and fills.timezone, "UTC"),
+        (("splits", "validation"), instant, pipeline.splits.validation, "2017-10-01"),
+        (("splits", "test"), instant, pipeline.splits.test, "2017-11-01"),
     ):
         if isinstance(text, str):
             try:
                 read(text)
             except ConfigError as error:
                 it = error.problems[0]
-                source.add(f"{path[1]}: {it.what}", path, expected=it.expected, got=it.got)
+                source.add(
+                    f"{path[1]}: {it.what}",
+                    path,
+                    expected=it.expected,
+                    got=it.got,
+                    fix=f"{path[1]}: {it.fix.partition(': ')[2] or example}",
+                )
 
 
 def _check_splits(splits: Splits, source: Source) -> None:
@@ -218,4 +253,49 @@ def _check_splits(splits: Splits, source: Source) -> None:
             fix="splits: {train: 0.7, validation: 0.15, test: 0.15, embargo: 20}",
         )
     if isinstance(splits.validation, str) != isinstance(splits.test, str):
-        source.add("validation and test are both shares or both dates", ("splits",))
+        source.add(
+            "validation and test are both shares or both dates",
+            ("splits",),
+            got=f"validation: {splits.validation}, test: {splits.test}",
+            fix="splits: {validation: 2017-10-01, test: 2017-11-01, embargo: 20}",
+        )
+    elif isinstance(splits.validation, str) and not source.problems:
+        first, second = instant(splits.validation), instant(str(splits.test))
+        if first > second:
+            source.add(
+                "test starts before validation",
+                ("splits",),
+                expected="train, then validation, then test",
+                got=f"validation: {splits.validation}, test: {splits.test}",
+                fix=f"splits: {{validation: {splits.test}, test: {splits.validation}}}",
+            )
+
+
+def check_names(
+    pipeline: Document, features: Sequence[str], inputs: Sequence[str], source: Source
+) -> None:
+    """Notes names of columns, blocks and features that there are not.
+
+    Args:
+        pipeline: What names them.
+        features: The columns of its blocks.
+        inputs: The columns of bars that its blocks read.
+        source: Where the pipeline comes from.
+    """
+    for section, given, known in (
+        ("bars", pipeline.bars, tuple(dict.fromkeys([*BARS, *inputs]))),
+        ("fills", pipeline.fills, (*FILLS, *FILLS_OPTIONAL)),
+    ):
+        for name, held in (given.columns if given else {}).items():
+            if name not in known:
+                where = source.where((section, "columns", name))
+                source.problems.append(unknown_column(name, held, known, where))
+    for place, name, names in pipeline.scaling.unknown(features):
+        near = difflib.get_close_matches(name, names, 1)
+        source.add(
+            f"scaling names one of the {place} that there is not",
+            ("scaling", place, name),
+            expected=", ".join(names[:10]),
+            got=name,
+            fix=f"{near[0] if near else names[0]}: {{kind: robust}}",
+        )

@@ -86,6 +86,17 @@ def bad_name(close: Col) -> dict[str, Col]:
     return {"../a": close}
 
 
+def no_name(close: Col) -> list[tuple[object, Col]]:
+    """Returns a name that cannot be looked up."""
+    return [([1], close)]
+
+
+def leaves(close: Col) -> dict[str, Col]:
+    """Ends the process, if it may."""
+    del close
+    sys.exit(0)
+
+
 def truth(close: Col) -> dict[str, Col]:
     """Asks a column for its truth."""
     return {"a": close if close > 0 else -close}
@@ -108,6 +119,8 @@ def undocumented(close: Col) -> dict[str, Col]:
         (nothing, "returns no column"),
         (no_column, "returns no column for 'a'"),
         (bad_name, "no usable name"),
+        (no_name, "no usable name"),
+        (leaves, "SystemExit: 0"),
         (truth, "a column has no truth value"),
         (looks_ahead, "lag counts rows"),
         (undocumented, "has no docstring"),
@@ -117,6 +130,16 @@ def test_mistakes_are_told_where_they_are(define: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         block(unit="x")(define).columns({})  # type: ignore[arg-type]  # the mistake under test
     assert "test_block.py" in str(caught.value) or define in (truth, looks_ahead)
+
+
+def test_a_module_that_ends_the_process_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "leaving.py").write_text("import sys\nsys.exit(0)\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="cannot import 'leaving'") as told:
+        Pipeline(name="x", use=["leaving"], blocks=["market"])
+    assert "SystemExit: 0" in str(told.value)
 
 
 def test_a_name_is_taken_once() -> None:

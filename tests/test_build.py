@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -13,10 +14,14 @@ import pytest
 import yaml
 
 import featurekit as fk
+from featurekit.block import block
 from featurekit.build import build
-from featurekit.errors import ConfigError, DataError, DatasetError
+from featurekit.errors import DataError, DatasetError, FeaturekitError
 from featurekit.samples import sample
 from featurekit.sources import read_bars, read_fills
+
+if TYPE_CHECKING:
+    from featurekit.column import Col
 
 ROOT = Path(__file__).parents[1]
 HOUR = 3_600_000_000_000
@@ -335,7 +340,7 @@ def test_the_command_prints_one_object_and_commits(tmp_path: Path) -> None:
     keys = "dataset rows features symbols windows quarantined verdict seconds"
     assert set(keys.split()) <= set(told)
     assert told["features"] == 129
-    assert "position block is 0" in done.stderr
+    assert "an account that never trades" in done.stderr
     assert done.returncode == (told["verdict"] == "fail")
     dataset = fk.open_dataset(tmp_path / "out")
     assert dataset.rows == told["rows"] == 1500 - fk.Pipeline.from_yaml(tmp_path / "p.yaml").memory
@@ -418,12 +423,26 @@ def test_without_rows_for_the_scaling_the_build_says_so(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "CURRENT").exists()
 
 
+@block(name="reads_bid")
+def reads_bid(bid: Col) -> dict[str, Col]:
+    """Reads a column that the bars have not."""
+    return {"bid": bid}
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
         ({"name": "../../evil"}, "cannot be that of a directory"),
         ({"slices": {"a": "drop table x"}}, "is no SQL"),
         ({"slices": {"a": "nope > 1"}}, "names a column that there is not"),
+        ({"slices": {"a": '"market.ret_1"'}}, "is no condition on a row"),
+        ({"slices": {"a": '"market.ret_1" + 1'}}, "its values are"),
+        ({"slices": {"a": 'max("market.ret_1") > 0'}}, "depends on other rows"),
+        ({"slices": {"a": '"market.ret_1" > avg("market.ret_1")'}}, "depends on other rows"),
+        ({"slices": {"a": "\"market.ret_1\" > 'x'"}}, "is no condition on a row"),
+        ({"slices": {"a": "1 = 1"}}, "no column in it"),
+        ({"account": {"multiplier": {"Y": 1.0}}}, "no multiplier for X"),
+        ({"blocks": ["reads_bid"]}, "no column 'bid' of numbers"),
     ],
 )
 def test_what_the_pipeline_cannot_mean_writes_nothing(
@@ -435,7 +454,8 @@ def test_what_the_pipeline_cannot_mean_writes_nothing(
     path = pipeline_file(tmp_path)
     document = yaml.safe_load(path.read_text()) | change
     monkeypatch.chdir(here)
-    with pytest.raises(ConfigError, match=expected):
+    with pytest.raises(FeaturekitError, match=expected) as told:
         build(fk.Pipeline(**document))
+    assert "Fix: " in str(told.value)
     assert not list(here.iterdir())
     assert {entry.name for entry in tmp_path.iterdir()} == {"a", "bars.csv", path.name}

@@ -119,6 +119,9 @@ def test_a_file_beside_the_manifest_is_verified(tmp_path: Path, missing: bool) -
         (lambda text: text[: len(text) // 2], "damaged"),
         (lambda text: "[]", "damaged"),
         (lambda text: "", "damaged"),
+        (lambda text: "[" * 100_000, "damaged"),
+        (lambda text: text.replace('"name":"demo"', '"name":"\\ud800"'), "damaged"),
+        (lambda text: text.replace('"name":"demo"', f'"name":{"[" * 900}{"]" * 900}'), "damaged"),
     ],
 )
 def test_a_manifest_that_cannot_be_trusted_is_refused(

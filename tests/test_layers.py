@@ -35,6 +35,7 @@ LAYERS = [
     "sources",
     "scaling",
     "sections",
+    "conditions",
     "inputs",
     "pipeline",
     "quarantine",

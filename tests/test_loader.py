@@ -279,6 +279,8 @@ def test_a_batch_is_a_copy_and_moves_between_devices(dataset: Dataset) -> None:
         ({"rank": 2, "world_size": 2}, "rank=1"),
         ({"rank": -1}, "rank=0"),
         ({"stride": 0}, "stride=1"),
+        ({"stride": 10**30}, "stride=2147483647"),
+        ({"batch_size": 10**30}, "batch_size=2147483647"),
         ({"tail": "pad"}, 'tail="short"'),
         ({"split": "valid"}, 'split="train"'),
         ({"device": "gpu"}, 'device="cpu"'),

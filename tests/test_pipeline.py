@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -10,8 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from featurekit.block import block
+from featurekit.canonical import BARS
 from featurekit.errors import ConfigError, DataError
 from featurekit.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from featurekit.column import Col
 
 ROOT = Path(__file__).parents[1]
 HOUR = 3_600_000_000_000
@@ -42,7 +48,7 @@ bar_sources = st.fixed_dictionaries(
     optional={
         "stamp": st.sampled_from(["open", "close"]),
         "symbol": names,
-        "columns": st.dictionaries(names, names, max_size=2),
+        "columns": st.dictionaries(st.sampled_from(BARS), names, max_size=2),
     },
 )
 accounts = st.fixed_dictionaries(
@@ -96,6 +102,9 @@ def test_the_shipped_pipelines_make_the_129_columns(path: Path) -> None:
 
 
 GOOD = "name: x\nblocks:\n  - market: {}\n"
+BOMB = "a: &a0 [x]\n" + "".join(
+    f"b{k}: &a{k + 1} [{', '.join([f'*a{k}'] * 9)}]\n" for k in range(9)
+)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +132,59 @@ GOOD = "name: x\nblocks:\n  - market: {}\n"
         ("name: x\nblocks: []\n", ["needs a block"]),
         ("blocks:\n  - market: {}\n", ["'name' is missing"]),
         ("name: x\nblocks: !!python/object/apply:os.system ['true']\n", ["not YAML"]),
+        (GOOD + "splits: {validation: 2024-13-45, test: 2024-12-01}\n", ["no date", "line 4"]),
+        (GOOD + "splits: {validation: !!timestamp 2024-13-45}\n", ["not YAML", "line 4"]),
+        (GOOD + "account: &a {cash: *a}\n", ["not YAML"]),
+        ("name: &a [*a]\n", ["not YAML"]),
+        ("name: " + "[" * 5000 + "\n", ["not YAML", "without end"]),
+        (BOMB, ["more than 100000 keys"]),
+        (GOOD + f"account: {{cash: {'9' * 400}}}\n", ["wrong kind", "line 4", "a number"]),
+        (GOOD + f"account: {{cash: {'9' * 5000}}}\n", ["not YAML", "line 4", "digits"]),
+        (GOOD + "blocks_: 3\n", ["Fix: blocks:"]),
+        (GOOD + "  - indicator: [1]\n", ["options of a block", "line 4", "- indicator: {}"]),
+        (GOOD + "  - indicator: foo\n", ["options of a block", "'foo'"]),
+        (GOOD + "  - indicator: 5\n", ["options of a block", "got:      5"]),
+        (GOOD + "  - indicator: {1: 5}\n", ["options of a block", "{1: 5}"]),
+        (GOOD + "bars: {path: a, bar: 200000d}\n", ["bar: this is no duration", "36500d"]),
+        (GOOD + f"bars: {{path: a, bar: {'9' * 5000}d}}\n", ["no duration", "Fix: bar: 1h"]),
+        (GOOD + "bars: {path: a, bar: 0h}\n", ["no duration", "above 0"]),
+        (GOOD + "segments: {max_gap: 0d}\n", ["no duration", "Fix: max_gap: 4d"]),
+        (GOOD + f"splits: {{embargo: {10**12}}}\n", ["out of range", "0 to 1000000000"]),
+        (GOOD + f"windows: {{max: {10**18}}}\n", ["out of range", "1 to 1000000000"]),
+        (GOOD + f"targets: {{t: {{forward_sign: {10**10}}}}}\n", ["looks ahead", "line 4"]),
+        (GOOD + "splits: {validation: '1000-01-01', test: '1001-01-01'}\n", ["1700 to 2149"]),
+        (
+            GOOD + "splits: {validation: 2018-01-01, test: 2017-01-01}\n",
+            ["test starts before validation", "line 4", "2018-01-01", "2017-01-01"],
+        ),
+        (
+            GOOD + "bars: {path: a, bar: 1h,\n  timezone: Europe/Helsinky}\n",
+            ["timezone: there is no such", "line 5", "Fix: timezone: Europe/Helsinki"],
+        ),
+        (
+            GOOD + "bars: {path: a, bar: 1h, exchange_timezone: Mars/Base}\n",
+            ["exchange_timezone: there is no such", "line 4", "Fix: exchange_timezone: UTC"],
+        ),
+        (GOOD + "fills: {path: a, timezone: ''}\n", ["no such time zone", "fills.timezone"]),
+        (
+            GOOD + "bars: {path: a, bar: 1h, columns: {clsoe: bid}}\n",
+            ["nothing reads", "line 4", "Fix: columns: {close: bid}"],
+        ),
+        (
+            GOOD + "fills: {path: a, columns: {qty: amount}}\n",
+            ["nothing reads", "fills.columns.qty", "quantity"],
+        ),
+        (
+            GOOD + "scaling: {blocks: {markt: {kind: robust}}}\n",
+            ["scaling names one of the blocks", "line 4", "Fix: market: {kind: robust}"],
+        ),
+        (
+            GOOD + "scaling: {features: {market.gapp: {kind: robust}}}\n",
+            ["scaling names one of the features", "Fix: market.gap: {kind: robust}"],
+        ),
+        (GOOD + "use: [os, no_such]\n", ["cannot import 'no_such'", "line 4, key use.1", "Fix: "]),
+        ("name: x\nblocks: 3\n", ["expected: a list\n", "Fix: blocks: ["]),
+        (GOOD + "account: 3\n", ["a section is a mapping", "line 4", "Fix: account: {cash: ...}"]),
     ],
 )
 def test_a_mistake_is_told_with_its_line_and_its_fix(text: str, expected: list[str]) -> None:
@@ -138,9 +200,43 @@ def test_all_mistakes_are_told_at_once() -> None:
     assert len(caught.value.problems) >= 4
 
 
-def test_a_missing_file_is_told() -> None:
-    with pytest.raises(ConfigError, match="cannot read the pipeline file"):
-        Pipeline.from_yaml("no/such.yaml")
+@pytest.mark.parametrize("name", ["no/such.yaml", "a\0b", "tests", "pipelines/eurusd_demo.yml"])
+def test_a_missing_file_is_told(name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot read the pipeline file") as told:
+        Pipeline.from_yaml(name)
+    assert "Fix: pipelines/eurusd_demo.yaml" in str(told.value)
+
+
+def test_a_file_is_not_its_own_fix(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_bytes(b"name: \xff\n")
+    with pytest.raises(ConfigError, match="in UTF-8") as told:
+        Pipeline.from_yaml(tmp_path / "p.yaml")
+    assert f"Fix: {tmp_path}" not in str(told.value)
+
+
+@pytest.mark.parametrize("given", [None, 3, {"name": "x"}, b"name: x"])
+def test_a_pipeline_is_read_from_a_path_or_text(given: object) -> None:
+    with pytest.raises(ConfigError, match="from a file or from text"):
+        Pipeline.from_yaml(given)  # type: ignore[arg-type]  # the mistake under test
+
+
+def test_numbers_of_any_length_are_told() -> None:
+    with pytest.raises(ConfigError) as told:
+        Pipeline(name="x", blocks=["market"], width=10**5000, account={"cash": 10**5000})
+    assert [problem.got for problem in told.value.problems] == ["int", "int"]
+
+
+def test_a_block_reads_columns_that_are_declared_for_it(tmp_path: Path) -> None:
+    del tmp_path
+    Pipeline(
+        name="x", blocks=["spread_read"], bars={"path": "a", "bar": "1h", "columns": {"bid": "b"}}
+    )
+
+
+@block(name="spread_read")
+def spread_read(bid: Col) -> dict[str, Col]:
+    """Reads a column of the user's own."""
+    return {"bid": bid}
 
 
 ALL = Pipeline(name="all", blocks=["market", "position", "indicator"])
@@ -202,11 +298,22 @@ def test_segments_can_restart_the_features() -> None:
         (lambda f: pl.concat([f, f]), "times do not increase"),
         (lambda f: f.with_columns(pl.col("time").dt.replace_time_zone(None)), "not in UTC"),
         (lambda f: pl.concat([f, f.with_columns(symbol=pl.lit("Y")), f]), "lie apart"),
+        (lambda f: f.with_columns(symbol=pl.lit(None, pl.String)), "5 bars have no symbol"),
+        (lambda f: f.with_columns(time=pl.lit(None, f.schema["time"])), "5 bars have no time"),
+        (lambda f: f.lazy(), "bars are no frame"),
+        (lambda f: None, "bars are no frame"),
+        (lambda f: f.to_dict(), "bars are no frame"),
     ],
 )
 def test_frames_that_cannot_be_used_are_refused(change: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
         ALL.transform(change(bars(5)))  # type: ignore[operator]  # a lambda
+
+
+@pytest.mark.parametrize("fills", [bars(2).lazy(), [], {}, "fills.csv"])
+def test_fills_that_are_no_frame_are_refused(fills: object) -> None:
+    with pytest.raises(DataError, match="fills are no frame"):
+        ALL.transform(bars(5), fills)  # type: ignore[arg-type]  # the mistake under test
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2])

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from featurekit.dataset.reader import Dataset
 
+MOST = 2**31 - 1  # of windows, ranks and rows that an option counts
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
@@ -90,11 +92,11 @@ class Loader:
             window,
             device,
             scaled,
-            ("batch_size", batch_size, ranks, None),
+            ("batch_size", batch_size, ranks, MOST),
             ("seed", seed, 0, 2**64 - 1),
-            ("world_size", world_size, 1, None),
+            ("world_size", world_size, 1, MOST),
             ("rank", rank, 0, ranks - 1),
-            ("stride", stride, 1, None),
+            ("stride", stride, 1, MOST),
         )
         if tail not in ("short", "drop"):
             raise ConfigError(
@@ -273,19 +275,18 @@ def _check_options(
     window: int,
     device: str,
     scaled: bool,
-    *numbers: tuple[str, int, int, int | None],
+    *numbers: tuple[str, int, int, int],
 ) -> None:
     """Tells all options that are out of range at once."""
     problems = []
     window_max = dataset.manifest.window_max
     for name, value, low, high in (("window", window, 1, window_max), *numbers):
         below = not _whole(value) or value < low
-        if below or (high is not None and value > high):
-            limit = "or more" if high is None else f"to {high}"
+        if below or value > high:
             problems.append(
                 Problem(
                     f"{name} is out of range",
-                    expected=f"a whole number, {low} {limit}",
+                    expected=f"a whole number, {low} to {high}",
                     got=repr(value),
                     fix=f"{name}={low if below else high}",
                 )

@@ -156,7 +156,7 @@ class Manifest:
         try:
             body = dict(json.loads(text))
             found = body.pop("format")
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise _damaged(where, f"no manifest: {error}") from error
         if found != FORMAT:
             raise DatasetError(
@@ -168,12 +168,12 @@ class Manifest:
                     fix="build it again, or read it with the featurekit that wrote it",
                 )
             )
-        checksum = body.pop("checksum", None)
-        if checksum != content_digest({**body, "format": FORMAT}):
-            raise _damaged(where, "the checksum does not match")
         try:
+            checksum = body.pop("checksum", None)
+            if checksum != content_digest({**body, "format": FORMAT}):
+                raise ValueError("the checksum does not match")
             return _manifest(body)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise _damaged(where, f"{type(error).__name__}: {error}") from error
 
 

@@ -206,7 +206,16 @@ class DatasetWriter:
             if place.written < place.rows
         ]
         if cuts[0] > cuts[1]:
-            problems.append(Problem("validation starts after test", where=name, got=str(cuts)))
+            starts = [f"{np.datetime64(cut, 'ns')}" for cut in cuts]
+            problems.append(
+                Problem(
+                    "validation starts after test",
+                    where=name,
+                    expected="train, then validation, then test",
+                    got=f"validation: {starts[0]}, test: {starts[1]}",
+                    fix=f"splits: {{validation: {starts[1][:10]}, test: {starts[0][:10]}}}",
+                )
+            )
         if problems:
             raise DatasetError(*problems)
         with disk(self.root):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
-from featurekit.errors import DataError, Problem
+from featurekit.errors import DataError, Problem, no_frame
 from featurekit.ledger.fill import Fill, checked_fill
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ def account_fills(frame: pl.DataFrame, symbol: str | None) -> list[Fill]:
 
 
 def _check_columns(frame: pl.DataFrame) -> None:
+    if not isinstance(frame, pl.DataFrame):
+        raise no_frame("fills", frame)
     columns = ", ".join(frame.columns)
     problems = [
         Problem(

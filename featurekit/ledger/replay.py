@@ -7,6 +7,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 
 from featurekit.errors import DataError, Problem
 from featurekit.ledger.frames import Visibility, account_fills
@@ -17,7 +18,6 @@ from featurekit.ledger.values import Position
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import polars as pl
     from numpy.typing import NDArray
 
     Closes = tuple[NDArray[np.int64], NDArray[np.float64]]
@@ -127,7 +127,7 @@ class AccountReplay:
             kept_times, kept_prices = self._closes_still_needed(other)
             all_times = np.concatenate([kept_times, times])
             self._other_closes[other] = (all_times, np.concatenate([kept_prices, prices]))
-        if fills is None or fills.is_empty():
+        if fills is None or (isinstance(fills, pl.DataFrame) and fills.is_empty()):
             return
         queued = account_fills(fills, self._symbol if self.ledger.scope == "symbol" else None)
         self._check_bars({fill.symbol for fill in queued if fill.trades})
