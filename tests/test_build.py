@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -344,6 +346,51 @@ def test_the_command_prints_one_object_and_commits(tmp_path: Path) -> None:
     assert done.returncode == (told["verdict"] == "fail")
     dataset = fk.open_dataset(tmp_path / "out")
     assert dataset.rows == told["rows"] == 1500 - fk.Pipeline.from_yaml(tmp_path / "p.yaml").memory
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
+def test_a_build_that_is_ended_leaves_nothing(end: signal.Signals, tmp_path: Path) -> None:
+    bars_csv(tmp_path / "bars.csv")
+    # The signal comes while rows are written, as one from outside would.
+    (tmp_path / "ending.py").write_text(
+        "import os, sys\n"
+        "from featurekit.cli import main\n"
+        "from featurekit.dataset import DatasetWriter\n"
+        "real = DatasetWriter.write\n"
+        "def write(*arguments):\n"
+        f"    os.kill(os.getpid(), {int(end)})\n"
+        "    real(*arguments)\n"
+        "DatasetWriter.write = write\n"
+        "main(sys.argv[1:])\n"
+    )
+    out = tmp_path / "out"
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    done = subprocess.run(
+        [sys.executable, tmp_path / "ending.py", "build", pipeline_file(tmp_path), "--out", out],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TMPDIR": str(scratch)},
+    )
+    assert done.returncode not in (0, -end), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not out.exists()
+    assert not list(scratch.iterdir())
+
+
+def test_what_has_brackets_is_printed_as_it_is(tmp_path: Path) -> None:
+    directory = tmp_path / "[bold]a"
+    directory.mkdir()
+    bars_csv(directory / "bars.csv")
+    lines = (directory / "bars.csv").read_text().replace(",X,", ",[red]X[/red],").splitlines()
+    short = [lines[k].replace("[red]X", "[red]short") for k in (1, 2)]
+    (directory / "bars.csv").write_text("\n".join([*lines, *short]))
+    path = pipeline_file(directory, name="[bold]demo[/bold]")
+    done = run("build", path, "--out", directory / "out")
+    assert f"{directory}/out" in done.stdout, done.stderr
+    assert "[red]short[/red] (2)" in done.stderr
+    assert "[bold]demo[/bold]: 129 features" in run("show", path).stdout
 
 
 def test_the_gate_exits_with_1_and_the_dataset_is_there(tmp_path: Path) -> None:

@@ -166,13 +166,13 @@ def test_a_rebuild_is_a_new_generation_and_the_old_one_stays_readable(tmp_path: 
     assert files_of(tmp_path / "shards") == {"000001-00000.safetensors", "000002-00000.safetensors"}
 
 
-def test_a_failed_build_leaves_the_old_generation_and_the_next_cleans_up(tmp_path: Path) -> None:
+def test_a_failed_build_leaves_the_old_generation_and_nothing_else(tmp_path: Path) -> None:
     build(tmp_path)
     before = files_of(tmp_path)
     with pytest.raises(DatasetError, match="were not written"), writer_of(tmp_path) as writer:
         commit(writer)
-    assert any(name.startswith(".staging-0f") for name in files_of(tmp_path) - before)
-    assert before < files_of(tmp_path)
+    assert files_of(tmp_path) == before
+    assert not list(tmp_path.glob(".staging-*"))
     open_dataset(tmp_path).verify(full=True)
     build(tmp_path)
     assert files_of(tmp_path) - before == {
@@ -180,25 +180,48 @@ def test_a_failed_build_leaves_the_old_generation_and_the_next_cleans_up(tmp_pat
     }
 
 
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("error", [DatasetError, KeyboardInterrupt, SystemExit])
+def test_a_first_build_that_fails_leaves_nothing(
+    tmp_path: Path, there: bool, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "out"
+    if there:
+        root.mkdir()
+
+    def failing(path: Path) -> None:
+        if path.name == "shards" and path.parent == root:  # the shards have been published
+            raise error
+
+    monkeypatch.setattr(staging, "sync", failing)
+    with pytest.raises(error):
+        build(root)
+    assert root.exists() == there
+    assert not there or not list(root.iterdir())
+
+
+@pytest.mark.parametrize("killed", [True, False])
 @pytest.mark.parametrize("first", [True, False])
 def test_a_build_that_dies_at_any_step_of_the_commit_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool, killed: bool
 ) -> None:
     died = 0
     for step in range(100):
         root = tmp_path / str(step)
         if not first:
             build(root, {"A": 50})
-        if not dies_at(root, step, monkeypatch):
+        if not dies_at(root, step, monkeypatch, killed):
             break
         died += 1
+        assert killed or not list(root.glob(".staging-*"))
         if (root / "CURRENT").exists():
             dataset = open_dataset(root)
             dataset.verify(full=True)
             assert dataset.symbols in (("A",), tuple(PLAN))
         else:
             assert first
-            with pytest.raises(DatasetError, match="no finished dataset"):
+            left = "no finished dataset" if killed else "no such directory"
+            with pytest.raises(DatasetError, match=left):
                 open_dataset(root)
         rebuilt = build(root)
         rebuilt.verify(full=True)
@@ -209,17 +232,20 @@ def test_a_build_that_dies_at_any_step_of_the_commit_loses_nothing(
     assert died >= 10
 
 
-def dies_at(root: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Builds, with an exception that nobody catches at the given rename, sync or replacement."""
+def dies_at(root: Path, step: int, monkeypatch: pytest.MonkeyPatch, killed: bool) -> bool:
+    """Builds, with an exception that nobody catches at the given rename, sync or replacement.
+
+    Where it is killed, nothing is done any more; else it cleans up.
+    """
     left = step
 
     def dying(real: Any) -> Any:  # noqa: ANN401  # a function, wrapped
-        def wrapped(*args: Any) -> Any:  # noqa: ANN401  # passed on
+        def wrapped(*args: Any, **options: Any) -> Any:  # noqa: ANN401  # passed on
             nonlocal left
-            if left == 0:
-                raise KeyboardInterrupt
             left -= 1
-            return real(*args)
+            if left == -1:
+                raise KeyboardInterrupt
+            return real(*args, **options)
 
         return wrapped
 
@@ -228,6 +254,8 @@ def dies_at(root: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> bool:
         patched.setattr(Path, "rename", dying(Path.rename))
         patched.setattr(Path, "replace", dying(Path.replace))
         patched.setattr(staging.shutil, "rmtree", dying(staging.shutil.rmtree))
+        if killed:
+            patched.setattr(staging.Staging, "_remove_unpublished", lambda self: None)
         try:
             build(root)
         except KeyboardInterrupt:
@@ -269,16 +297,26 @@ def test_a_second_build_is_refused_and_does_no_harm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [{"thesis.tex": "x"}, {"CURRENT": "MANIFEST-000004\n"}, {"gen-000001": "x"}]
+    "content",
+    [
+        {"thesis.tex": "x"},
+        {"CURRENT": "MANIFEST-000004\n"},
+        {"gen-000001": "x"},
+        {".staging-0f/CURRENT": "gen-000001\n", "thesis.tex": "x"},
+        {".staging-0f/CURRENT": "gen-000001\n", "thesis.tex": "x", ".lock": ""},
+        {".staging-area/notes": "x", ".lock": ""},
+        {".staging-0f": "x", ".lock": ""},
+    ],
 )
 def test_a_directory_of_something_else_is_not_touched(
     tmp_path: Path, content: dict[str, str]
 ) -> None:
     for name, text in content.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(DatasetError, match=r"this is not a dataset.*(?s:.*)--out"):
         build(tmp_path)
-    assert files_of(tmp_path) == set(content)
+    assert files_of(tmp_path) == set(content) - {".lock"}
     with pytest.raises(DatasetError, match="dataset"):
         open_dataset(tmp_path)
 
@@ -294,6 +332,14 @@ def test_what_is_no_directory_is_told(tmp_path: Path) -> None:
     (tmp_path / "CURRENT").write_text("gen-000009\n", encoding="utf-8")
     with pytest.raises(DatasetError, match="no manifest"):
         open_dataset(tmp_path)
+
+
+def test_what_somebody_keeps_beside_a_dataset_stays(tmp_path: Path) -> None:
+    build(tmp_path)
+    (tmp_path / ".staging-area").mkdir()
+    (tmp_path / ".staging-area" / "notes").write_text("precious", encoding="utf-8")
+    build(tmp_path)
+    assert (tmp_path / ".staging-area" / "notes").read_text(encoding="utf-8") == "precious"
 
 
 @pytest.mark.parametrize("name", ["../audit.json", "/etc/x", "a//b", ".hidden", "manifest.json"])

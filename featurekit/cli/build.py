@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 from rich.console import Console
+from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,15 +43,25 @@ def command(
 
     parsed = Pipeline.from_yaml(pipeline)
     console = Console(stderr=True)
-    with _progress(console) as progress:
+    with _terminable(), _progress(console) as progress:
         built = build(parsed, out=out, on_bad=on_bad, progress=progress)
     for note in built.notes:
-        console.print(f"note: {note}", style="yellow", highlight=False)
+        console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
     if as_json:
         click.echo(json.dumps(_summary(built)))
     else:
         _print(built)
     sys.exit(int(built.audit.breaches(parsed.audit.fail_on)))
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Ends a build on SIGTERM as on Ctrl-C: what it has written so far is removed."""
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -101,14 +113,20 @@ def _print(built: Build) -> None:
 
     dataset = built.dataset
     console = Console(highlight=False)
+    # As text: what a path has in brackets is no markup.
     console.print(
-        f"[bold]{dataset.path}[/]  {dataset.rows:,} rows x {len(dataset.features)} features, "
-        f"{len(dataset.symbols)} symbol{'s' if len(dataset.symbols) != 1 else ''}, "
-        f"{built.seconds:.1f} s"
+        Text.assemble(
+            (str(dataset.path), "bold"),
+            f"  {dataset.rows:,} rows x {len(dataset.features)} features, "
+            f"{len(dataset.symbols)} symbol{'s' if len(dataset.symbols) != 1 else ''}, "
+            f"{built.seconds:.1f} s",
+        ),
+        soft_wrap=True,
     )
     for name, split in dataset.splits.items():
         console.print(f"  {name:<11} {split.rows:>10,} rows {split.windows:>10,} windows of 20")
     if built.quarantined:
-        console.print(f"  {built.quarantined:,} rows set aside in {dataset.generation}/quarantine")
+        aside = f"  {built.quarantined:,} rows set aside in {dataset.generation}/quarantine"
+        console.print(Text(aside), soft_wrap=True)
     console.print()
     render(built.audit, console)

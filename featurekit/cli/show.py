@@ -11,6 +11,7 @@ import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from featurekit.errors import ConfigError, Problem
 
@@ -31,7 +32,9 @@ def command(what: Path, as_json: bool) -> None:
         return
     console = Console()
     table = Table(
-        box=box.SIMPLE_HEAD, title=f"{name}: {len(features)} features", title_justify="left"
+        box=box.SIMPLE_HEAD,
+        title=Text(f"{name}: {len(features)} features"),
+        title_justify="left",
     )
     table.add_column("#", justify="right", style="dim", no_wrap=True)
     table.add_column("name", no_wrap=True)
@@ -52,7 +55,8 @@ def command(what: Path, as_json: bool) -> None:
             table.add_section()
         block = feature.block
         row = [str(number), feature.name, feature.unit, str(feature.lookback), str(feature.memory)]
-        table.add_row(*row, *([feature.doc] if console.width >= 100 else []))
+        # As text: what a name or a unit has in brackets is no markup.
+        table.add_row(*map(Text, [*row, feature.doc] if console.width >= 100 else row))
     console.print(table)
     console.print(
         "lookback: rows before the first value. "

@@ -4,7 +4,7 @@
 build/NAME/  CURRENT              one line: the name of the generation that readers follow
              gen-000001/          manifest.json, audit.json, profile, quarantine/
              shards/              000001-00000.safetensors: generation, then number
-             .lock, .staging-*/   of the build that runs now, or of one that was interrupted
+             .lock, .staging-*/   of the build that runs now, or of one that was killed
 ```
 """
 

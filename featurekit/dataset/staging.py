@@ -6,8 +6,9 @@
 3. `CURRENT` is replaced. It is a file and not a link, as a file can be replaced atomically on every
    file system and in every object store. Readers follow nothing else.
 
-A build that dies before 3 leaves the old generation as it was, and the next build removes what it
-left. Older generations stay until someone deletes them: somebody may be reading them.
+A build that fails before 3 leaves the old generation as it was, and removes what it wrote; where it
+was killed, the next build does. Older generations stay until someone deletes them: somebody may be
+reading them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import fcntl
 import os
 import re
 import shutil
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,17 +47,25 @@ class Staging:
     def __init__(self, root: Path, fingerprint: str) -> None:
         if not _FINGERPRINT.fullmatch(fingerprint):
             raise DatasetError(
-                Problem("a fingerprint is letters and digits", got=repr(fingerprint[:80]))
+                Problem(
+                    "a fingerprint is letters and digits",
+                    expected="at most 80 of them",
+                    got=repr(fingerprint[:80]),
+                    fix="fingerprint=pipeline.fingerprint",
+                )
             )
         self.root = root
         self.path = root / f".staging-{fingerprint}"
         self._locked = ExitStack()
+        self._made_root = False
 
     def __enter__(self) -> Staging:
         with disk(self.root), ExitStack() as opened:
             _refuse_foreign(self.root)
+            self._made_root = not self.root.exists()
             self.root.mkdir(parents=True, exist_ok=True)
             opened.enter_context(_lock(self.root))
+            opened.callback(self._remove_unpublished)
             _remove_leftovers(self.root)
             self.number = _last_number(self.root) + 1
             self.shards = self.path / "shards"
@@ -70,6 +79,17 @@ class Staging:
     def __exit__(self, *error: object) -> None:
         self._locked.close()
 
+    def _remove_unpublished(self) -> None:
+        """Removes what this build has written and nobody reads; none of it if it was published."""
+        with suppress(OSError):  # what cannot be removed is left to the next build
+            _remove_leftovers(self.root)
+            if not (self.root / "CURRENT").exists():
+                if (self.root / "shards").exists():
+                    (self.root / "shards").rmdir()
+                (self.root / ".lock").unlink()
+                if self._made_root:
+                    self.root.rmdir()
+
     def store(self, name: str, content: bytes | Path) -> StoredFile:
         """Puts bytes, or a copy of a file, beside the manifest.
 
@@ -79,7 +99,10 @@ class Staging:
         if name == MANIFEST or not STORED_NAME.fullmatch(name):
             raise DatasetError(
                 Problem(
-                    "a file cannot have this name", expected="such as audit.json", got=repr(name)
+                    "a file cannot have this name",
+                    expected="letters, digits, _, - and ., and no way out of the dataset",
+                    got=repr(name),
+                    fix='files={"audit.json": ...}',
                 )
             )
         path = self.generation / name
@@ -147,7 +170,7 @@ def _refuse_foreign(root: Path) -> None:
     if not root.exists():
         return
     names = {path.name for path in root.iterdir()} if root.is_dir() else {root.name}
-    begun = any(name.startswith(".staging-") for name in names)
+    begun = ".lock" in names and all(_is_ours(root / name) for name in names)
     if "CURRENT" in names:
         text = (root / "CURRENT").read_bytes() if (root / "CURRENT").is_file() else b""
         begun = GENERATION.fullmatch(text.decode(errors="replace").strip()) is not None
@@ -163,6 +186,23 @@ def _refuse_foreign(root: Path) -> None:
         )
 
 
+def _is_ours(path: Path) -> bool:
+    """Whether this is what a build that was killed before its first commit leaves."""
+    known = (".lock", "shards")
+    return path.name in known or bool(GENERATION.fullmatch(path.name)) or _is_staging(path)
+
+
+def _is_staging(path: Path) -> bool:
+    """Whether this is a staging directory, by its name and by all that it holds."""
+    prefix, _, fingerprint = path.name.partition("-")
+    if prefix != ".staging" or not _FINGERPRINT.fullmatch(fingerprint):
+        return False
+    return path.is_dir() and all(
+        each.name in ("CURRENT", "shards") or GENERATION.fullmatch(each.name)
+        for each in path.iterdir()
+    )
+
+
 @contextmanager
 def _lock(root: Path) -> Iterator[None]:
     """Keeps other builds out; the kernel gives the lock back however this process ends."""
@@ -170,11 +210,16 @@ def _lock(root: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            # A build that failed may have removed the file between its opening and its locking.
+            if not os.path.samestat(os.fstat(descriptor), (root / ".lock").stat()):
+                raise BlockingIOError
+        except (BlockingIOError, FileNotFoundError) as error:
             raise DatasetError(
                 Problem(
                     "another build is writing this dataset",
                     where=str(root),
+                    expected="one build at a time",
+                    got=f"{root / '.lock'} is locked",
                     fix="wait until it ends, or write elsewhere: --out DIR",
                 )
             ) from error
@@ -189,7 +234,7 @@ def _remove_leftovers(root: Path) -> None:
     A staging directory holds its `CURRENT` until that is published, so what one with a `CURRENT`
     has already renamed into its place was never read.
     """
-    for staging in root.glob(".staging-*"):
+    for staging in filter(_is_staging, list(root.iterdir())):
         if (staging / "CURRENT").is_file():
             found = GENERATION.fullmatch((staging / "CURRENT").read_text().strip())
             if found:
