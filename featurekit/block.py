@@ -78,7 +78,15 @@ class Block:
         problems = []
         columns: dict[str, Col] = {}
         if not pairs:
-            problems.append(Problem(f"block {self.name!r} returns no column", where=self.where))
+            problems.append(
+                Problem(
+                    f"block {self.name!r} returns no column",
+                    where=self.where,
+                    expected="one column or more",
+                    got="none",
+                    fix='return {"name": expression}',
+                )
+            )
         for name, col in pairs:
             if not isinstance(name, str) or not name.isidentifier():
                 problems.append(
@@ -149,6 +157,7 @@ def block(
                     f"block {title!r} takes * or ** arguments",
                     where=where,
                     expected="input columns by name, then keyword-only options",
+                    fix=f"def {title}(high, low, *, window: int = 20):",
                 )
             )
         doc = inspect.getdoc(define)
@@ -164,7 +173,13 @@ def block(
         old = _BLOCKS.get(title)
         if old is not None and old.where != where:
             problems.append(
-                Problem(f"two blocks are named {title!r}", where=where, got=f"also at {old.where}")
+                Problem(
+                    f"two blocks are named {title!r}",
+                    where=where,
+                    expected="distinct names",
+                    got=f"also at {old.where}",
+                    fix=f'@block(name="{title}_2")',
+                )
             )
         if problems:
             raise ConfigError(*problems)

@@ -84,7 +84,11 @@ def build(
     started = time.monotonic()
     tell = progress or (lambda what, done, rows: None)
     if executor != "local":
-        raise ConfigError(Problem("there is no such executor", expected="local", got=executor))
+        raise ConfigError(
+            Problem(
+                "there is no such executor", expected="local", got=executor, fix='executor="local"'
+            )
+        )
     root = Path(out) if out is not None else Path("build") / _directory(pipeline)
     slices = Conditions(pipeline.slices, pipeline.columns, pipeline.source)
     with tempfile.TemporaryDirectory(prefix="featurekit-") as scratch:
@@ -111,7 +115,9 @@ def build(
                         "the train split has no rows",
                         expected="rows before the first cut that are not warm-up",
                         got=f"the first cut is at {np.datetime64(cuts[0], 'ns')}",
-                        fix="warmup: lookback",
+                        fix="splits: {train: 0.7, validation: 0.15, test: 0.15}"
+                        if pipeline.warmup == "lookback"
+                        else "warmup: lookback",
                     )
                 )
             scaling = Scaling.fit(train, pipeline.scaling)

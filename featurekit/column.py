@@ -314,7 +314,11 @@ class Col:
     def quantile(self, n: int, q: float) -> Col:
         """Quantile q of the last n rows, interpolated linearly."""
         if not 0.0 <= q <= 1.0:
-            raise ConfigError(Problem("quantile", expected="0 <= q <= 1", got=f"q = {q}"))
+            raise ConfigError(
+                Problem(
+                    "a quantile is of a share", expected="0 <= q <= 1", got=f"q = {q}", fix="q=0.5"
+                )
+            )
         return _make("quantile", self, params=(_whole("quantile", n, 1), q))
 
     # --- recursions ----------------------------------------------------------------------------
@@ -443,14 +447,26 @@ def _comoment(x: Col, y: Col, n: int) -> Col:
 def _whole(what: str, n: int, least: int) -> int:
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < least:
         raise ConfigError(
-            Problem(f"{what} counts rows", expected=f"a whole number >= {least}", got=repr(n))
+            Problem(
+                f"{what} counts rows",
+                expected=f"a whole number >= {least}",
+                got=repr(n),
+                fix=f".{what}({max(least, 20)})",
+            )
         )
     return int(n)
 
 
 def _choice(what: str, value: str, known: dict[str, int]) -> int:
     if value not in known:
-        raise ConfigError(Problem(what, expected=" | ".join(known), got=repr(value)))
+        raise ConfigError(
+            Problem(
+                f"there is no such {what}",
+                expected=" | ".join(known),
+                got=repr(value),
+                fix=f"seed={next(iter(known))!r}",
+            )
+        )
     return known[value]
 
 
@@ -458,5 +474,10 @@ def _number(value: object) -> Number:
     if isinstance(value, (Col, int, float)):
         return value
     raise ConfigError(
-        Problem("a column meets columns and numbers only", got=f"{type(value).__name__} {value!r}")
+        Problem(
+            "a column meets columns and numbers only",
+            expected="a column, or a number of Python",
+            got=f"{type(value).__name__} {value!r}"[:80],
+            fix="float(...)",
+        )
     )

@@ -97,7 +97,8 @@ class Pipeline:
         self._document = parsed
         self.source = source.name
         self.name = parsed.name
-        self.bars, self.fills = with_sample(parsed.bars), with_sample(parsed.fills)
+        self.bars = with_sample(parsed.bars, source.where(("bars", "sample")))
+        self.fills = with_sample(parsed.fills, source.where(("fills", "sample")))
         self.account, self.targets = parsed.account, dict(parsed.targets)
         self.segments, self.windows, self.splits = parsed.segments, parsed.windows, parsed.splits
         self.audit, self.warmup = parsed.audit, parsed.warmup

@@ -95,7 +95,14 @@ class Scaling:
                 spec names a block or a feature that there is not.
         """
         if not profile.rows:
-            raise DataError(Problem("a scaling is fitted on rows, and there are none"))
+            raise DataError(
+                Problem(
+                    "a scaling is fitted on rows, and there are none",
+                    expected="the profile of a table with rows",
+                    got="0 rows",
+                    fix='Scaling.fit(dataset.profile("train"), spec)',
+                )
+            )
         problems = [
             Problem(
                 f"scaling names one of the {section} that there is not",
@@ -166,7 +173,14 @@ class Scaling:
         """
         missing = [name for name in self.names if name not in frame.columns]
         if missing:
-            raise DataError(Problem("the frame lacks features", got=", ".join(missing[:10])))
+            raise DataError(
+                Problem(
+                    "the frame lacks features",
+                    expected=", ".join(missing[:10]),
+                    got=", ".join(frame.columns[:10]),
+                    fix="table = pipeline.transform(bars, fills)",
+                )
+            )
         rows = self.apply(frame.select(self.names).to_numpy())
         return frame.with_columns(pl.Series(n, rows[:, k]) for k, n in enumerate(self.names))
 

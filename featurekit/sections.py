@@ -135,11 +135,11 @@ class Document:
 _Place = TypeVar("_Place", Bars | None, Fills | None)
 
 
-def with_sample(section: _Place) -> _Place:
-    """The section with what is known of the bundled sample that it names."""
+def with_sample(section: _Place, where: str) -> _Place:
+    """The section, which stands there, with what is known of the bundled sample that it names."""
     if section is None or section.sample is None or section.path is not None:
         return section
-    known = sample(section.sample)
+    known = sample(section.sample, where)
     held = {each.name for each in fields(section)}
     unset = {k: v for k, v in known.items() if k in held and not getattr(section, k)}
     return replace(section, **unset)
@@ -209,19 +209,14 @@ def check_values(pipeline: Document, bars: Bars | None, source: Source) -> None:
 
 def _check_times(pipeline: Document, bars: Bars | None, source: Source) -> None:
     fills = pipeline.fills
-    for path, read, text, example in (
-        (("segments", "max_gap"), duration, pipeline.segments.max_gap, "4d"),
-        (("bars", "bar"), duration, bars and bars.bar, "1h"),
-        (("bars", "timezone"), check_zone, bars and bars.timezone, "UTC"),
-        (
-            ("bars", "exchange_timezone"),
-            check_zone,
-            bars.exchange_timezone if bars else None,
-            "UTC",
-        ),
-        (("fills", "timezone"), check_zone, fills and fills.timezone, "UTC"),
-        (("splits", "validation"), instant, pipeline.splits.validation, "2017-10-01"),
-        (("splits", "test"), instant, pipeline.splits.test, "2017-11-01"),
+    for path, read, text in (
+        (("segments", "max_gap"), duration, pipeline.segments.max_gap),
+        (("bars", "bar"), duration, bars and bars.bar),
+        (("bars", "timezone"), check_zone, bars and bars.timezone),
+        (("bars", "exchange_timezone"), check_zone, bars and bars.exchange_timezone),
+        (("fills", "timezone"), check_zone, fills and fills.timezone),
+        (("splits", "validation"), instant, pipeline.splits.validation),
+        (("splits", "test"), instant, pipeline.splits.test),
     ):
         if isinstance(text, str):
             try:
@@ -233,7 +228,7 @@ def _check_times(pipeline: Document, bars: Bars | None, source: Source) -> None:
                     path,
                     expected=it.expected,
                     got=it.got,
-                    fix=f"{path[1]}: {it.fix.partition(': ')[2] or example}",
+                    fix=f"{path[1]}: {it.fix.partition(': ')[2]}",
                 )
 
 

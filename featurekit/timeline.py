@@ -53,6 +53,7 @@ def duration(text: str) -> int:
                 "this is no duration",
                 expected=f"such as 5m, 1h, 4d, 1d12h, above 0 and at most {LONGEST // DAY}d",
                 got=repr(text[:80]),
+                fix="bar: 1h",
             )
         )
     return length
@@ -145,6 +146,7 @@ def instant(text: str) -> int:
                 "this is no date",
                 expected=f"such as 2017-10-01, from {FIRST_YEAR} to {LAST_YEAR - 1}",
                 got=repr(text[:80]),
+                fix="validation: 2017-10-01",
             )
         )
     return moment

@@ -28,6 +28,7 @@ _MENDS = {
     "column is there": "columns: {its name here: its name in the file}",
     "one of buy": "side: buy",
     "buys and sells have a price": "the price of the fill; an order update has quantity 0",
+    ">= 0": "0 or more; the direction of a fill is its side",
     "each time once": "remove one of the rows, or tell them apart by their symbol",
     "times in": "sort the rows by time",
     "": "correct the value, or remove its row",

@@ -202,7 +202,13 @@ class Loader:
             if state.get(key) != value
         ]
         problems += [
-            Problem(f"this state has no {key}", where="load_state_dict", got=repr(state.get(key)))
+            Problem(
+                f"this state has no {key}",
+                where="load_state_dict",
+                expected="what state_dict() gave",
+                got=repr(state.get(key))[:80],
+                fix="loader.load_state_dict(loader.state_dict())",
+            )
             for key in ("epoch", "step")
             if not isinstance(state.get(key), int) or state[key] < 0
         ]

@@ -71,7 +71,11 @@ class Program:
             ConfigError: when there is no column.
         """
         if not columns:
-            raise ConfigError(Problem("nothing to compute", expected="a column", got="none"))
+            raise ConfigError(
+                Problem(
+                    "nothing to compute", expected="a column", got="none", fix="blocks: [market]"
+                )
+            )
         return _Compiler(columns).program()
 
     def new_state(self) -> NDArray[np.float64]:

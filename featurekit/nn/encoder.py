@@ -191,7 +191,13 @@ class TemporalEncoder(nn.Module):
             made.load_state_dict(own)
         except (OSError, SafetensorError, ValueError, KeyError, RuntimeError, TypeError) as error:
             raise DatasetError(
-                Problem("this is no saved encoder", where=str(path), got=str(error)[:200])
+                Problem(
+                    "this is no saved encoder",
+                    where=str(path),
+                    expected="what encoder.save(path) wrote",
+                    got=str(error)[:200],
+                    fix="encoder.save(path)",
+                )
             ) from error
         return made.eval()
 
@@ -210,6 +216,7 @@ class TemporalEncoder(nn.Module):
                     where=f"feature {at + 1}",
                     expected=_at(self.features, at),
                     got=_at(x.names, at),
+                    fix="TemporalEncoder.from_dataset(dataset)",
                 )
             )
         return x.features
@@ -256,9 +263,23 @@ def _check(
 ) -> None:
     problems = []
     if prelude not in ("fitted", "running", "none"):
-        problems.append(Problem("prelude", expected="fitted | running | none", got=repr(prelude)))
+        problems.append(
+            Problem(
+                "there is no such prelude",
+                expected="fitted | running | none",
+                got=repr(prelude),
+                fix='prelude="fitted"',
+            )
+        )
     if squash not in ("asinh", "none"):
-        problems.append(Problem("squash", expected="asinh | none", got=repr(squash)))
+        problems.append(
+            Problem(
+                "there is no such squash",
+                expected="asinh | none",
+                got=repr(squash),
+                fix='squash="asinh"',
+            )
+        )
     if prelude == "fitted" and scaling is None:
         problems.append(
             Problem(
@@ -274,10 +295,18 @@ def _check(
                 "the scaling is of another width",
                 expected=str(n_features),
                 got=str(len(scaling.names)),
+                fix="TemporalEncoder.from_dataset(dataset)",
             )
         )
     if scaling is not None and features and tuple(features) != scaling.names:
-        problems.append(Problem("the scaling is of other features, or of another order"))
+        problems.append(
+            Problem(
+                "the scaling is of other features, or of another order",
+                expected=", ".join(features[:5]),
+                got=", ".join(scaling.names[:5]),
+                fix="TemporalEncoder.from_dataset(dataset)",
+            )
+        )
     if problems:
         raise ConfigError(*problems)
     if prelude == "none":

@@ -91,7 +91,13 @@ def train(
     for loader, split in ((batches, "train"), (held_out, "validation")):
         if not len(loader):
             raise DataError(
-                Problem(f"{split} has no window of {window} rows", where=str(dataset.path))
+                Problem(
+                    f"{split} has no window of {window} rows",
+                    where=str(dataset.path),
+                    expected="a window or more",
+                    got="none",
+                    fix="a shorter window, or splits: with other shares",
+                )
             )
     targets = Targets(dataset, batches)
     encoder = TemporalEncoder.from_dataset(dataset, d_model).to(device)

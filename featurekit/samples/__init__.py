@@ -27,7 +27,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
 }
 
 
-def sample(name: str) -> dict[str, Any]:
+def sample(name: str, where: str = "") -> dict[str, Any]:
     """How a bundled sample is read, with the path of its file.
 
     Raises:
@@ -39,6 +39,12 @@ def sample(name: str) -> dict[str, Any]:
     """
     if name not in SAMPLES:
         raise ConfigError(
-            Problem("there is no such sample", expected=" | ".join(SAMPLES), got=repr(name))
+            Problem(
+                "there is no such sample",
+                where=where,
+                expected=" | ".join(SAMPLES),
+                got=repr(name),
+                fix=f"sample: {next(iter(SAMPLES))}",
+            )
         )
     return SAMPLES[name] | {"path": str(Path(__file__).parent / SAMPLES[name]["path"])}
