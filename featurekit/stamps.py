@@ -11,7 +11,7 @@ import re
 import polars as pl
 
 from featurekit.errors import ConfigError, DataError, Problem
-from featurekit.timeline import DAY, EARLIEST, LATEST, check_zone
+from featurekit.timeline import DAY, EARLIEST, FIRST_YEAR, LAST_YEAR, LATEST, check_zone
 
 UTC = pl.Datetime("ns", "UTC")
 EPOCHS = {"epoch_s": 10**9, "epoch_ms": 10**6, "epoch_us": 10**3, "epoch_ns": 1}
@@ -47,9 +47,13 @@ def stamps(
     if dtype == pl.String:
         time_format = time_format or _iso_format(first, where)
         _check_format(first, time_format, where)
-        # Parsed twice: nanoseconds of a year that they cannot hold would be another year's.
-        wide = _within(x.str.to_datetime(time_format, time_unit="us", strict=False), "us")
-        x = pl.when(wide).then(x.str.to_datetime(time_format, time_unit="ns", strict=False))
+        # Nanoseconds of a year that they cannot hold would be another year's: where its digits do
+        # not come first, they are parsed in microseconds too.
+        if time_format.startswith("%Y"):
+            held = x.str.head(4).is_between(pl.lit(f"{FIRST_YEAR}"), pl.lit(f"{LAST_YEAR - 1}"))
+        else:
+            held = _within(x.str.to_datetime(time_format, time_unit="us", strict=False), "us")
+        x = pl.when(held).then(x.str.to_datetime(time_format, time_unit="ns", strict=False))
         if _OFFSET.search(time_format.replace("%%", "")):
             return x
     elif isinstance(dtype, pl.Datetime):

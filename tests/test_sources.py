@@ -225,6 +225,16 @@ NAIVE = [f"2024-01-01 0{k}:00:00" for k in range(4)]
             ["is a time from 1700 to 2149", "row 1, ", "3000-01-01", "row 3, "],
         ),
         (
+            texts(time=["01.01.2024", "01.01.3000", "+3000-01-01", "01.01.1500"]),
+            {"timezone": "UTC", "time_format": "%d.%m.%Y"},
+            ["does not hold in 3 rows", "row 1, 01.01.3000", "row 2, ", "row 3, "],
+        ),
+        (
+            texts(time=["2024-01-01", "+3000-01-01", "30000-01-01", "20245-01-01"]),
+            {"timezone": "UTC"},
+            ["does not hold in 3 rows", "row 1, +3000-01-01", "row 2, ", "row 3, "],
+        ),
+        (
             texts(time=["1704067200000"] * 4),
             {"time_format": "epoch_s"},
             ["row 0, ", "1704067200000"],
