@@ -58,7 +58,7 @@ def refuse(violations: pl.DataFrame, where: str, fix: str = "") -> None:
                     "" if row["row"] is None else f"row {row['row']}",
                     row["symbol"] or "",
                     "" if row["time"] is None else f"{row['time']:%Y-%m-%d %H:%M}",
-                    row["value"] or "",
+                    "empty" if row["value"] is None else row["value"],
                 )
                 if part
             )

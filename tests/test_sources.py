@@ -203,7 +203,7 @@ NAIVE = [f"2024-01-01 0{k}:00:00" for k in range(4)]
         (texts(time=NAIVE), {"timezone": "Mars/Base"}, ["no such time zone", "Mars/Base"]),
         (texts(time=NAIVE), {"time_format": "%H", "timezone": "UTC"}, ["time_format", "%H: "]),
         (texts(close=["1", "2", "x", "y"]), {}, ["close: is a number", "2 rows", "row 2", "x"]),
-        (texts(symbol=["X", "", "X", "X"]), {}, ["symbol", "row 1"]),
+        (texts(symbol=["X", "", "X", "X"]), {}, ["symbol", "row 1, empty"]),
         (texts().rename({"close": "clsoe"}), {}, ["no column 'close'", "{close: clsoe}"]),
         (texts(Close=["1"] * 4), {}, ["two columns could be 'close'", "close, Close"]),
         (texts(ts=["1"] * 4), {}, ["two columns could be 'time'"]),
