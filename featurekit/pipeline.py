@@ -20,7 +20,7 @@ from featurekit.errors import ConfigError, Problem
 from featurekit.feature import Feature
 from featurekit.inputs import InputTable, columns_of_bars, pieces, symbol_spans
 from featurekit.ledger import ACCOUNT_COLUMNS, AccountReplay
-from featurekit.sections import Document, check_names, check_values, with_sample
+from featurekit.sections import Document, check_references, check_values, with_sample
 from featurekit.timeline import closes, duration, segment_starts
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Pipeline:
         for at, entry in enumerate(parsed.blocks):
             self._add_block(entry, source, ("blocks", at))
         source.check()
-        check_names(parsed, self.columns, columns_of_bars(self._inputs), source)
+        check_references(parsed, self.columns, columns_of_bars(self._inputs), source)
         width = parsed.width
         if width is not None and width != len(self._cols):
             counts = ", ".join(

@@ -266,7 +266,7 @@ def _check_splits(splits: Splits, source: Source) -> None:
             )
 
 
-def check_names(
+def check_references(
     pipeline: Document, features: Sequence[str], inputs: Sequence[str], source: Source
 ) -> None:
     """Notes names of columns, blocks and features that there are not.
