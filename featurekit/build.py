@@ -15,14 +15,16 @@ import numpy as np
 import polars as pl
 
 from featurekit import __version__
-from featurekit.audit import audit_profiles
-from featurekit.cells import ProfileGrid, merged, save_profiles
+from featurekit.audit import audit_subject, check_names
+from featurekit.cells import ProfileGrid, chunk_edges
 from featurekit.conditions import Conditions
 from featurekit.dataset import DatasetWriter, Target
+from featurekit.dataset.audited import subject
 from featurekit.errors import ConfigError, DataError, Problem
 from featurekit.ingest import ingest
 from featurekit.inputs import missing_columns, pieces, symbol_spans
 from featurekit.ledger import Ledger
+from featurekit.sample import row_keys
 from featurekit.scaling import Scaling
 from featurekit.timeline import duration, forward, instant, segment_starts
 
@@ -62,6 +64,13 @@ class _Part:
     restarts: list[int]
     kept: int
 
+    def since(self, warmup: int) -> int:
+        """The number of its first row that is kept."""
+        starts = self.restarts or [0]
+        stops = [*starts[1:], self.rows]
+        pairs = zip(starts, stops, strict=True)
+        return next(start + warmup for start, stop in pairs if stop - start > warmup)
+
 
 def build(
     pipeline: Pipeline,
@@ -91,12 +100,16 @@ def build(
         )
     root = Path(out) if out is not None else Path("build") / _directory(pipeline)
     slices = Conditions(pipeline.slices, pipeline.columns, pipeline.source)
+    check_names(pipeline.audit, pipeline.features)
     with tempfile.TemporaryDirectory(prefix="featurekit-") as scratch:
         data = ingest(pipeline, Path(scratch), on_bad=on_bad, tell=tell)
         warmup = _warmup(pipeline)
         parts, notes = _plan(pipeline, data.bars, warmup)
-        cuts = _cuts(pipeline, data.bars)
-        grid = ProfileGrid(pipeline.columns, SPLITS, list(pipeline.slices))
+        times = data.bars["time"].unique().sort().dt.epoch("ns").to_numpy()
+        cuts = _cuts(pipeline, times)
+        stamps = data.bars["time"].dt.epoch("ns")
+        kept = times[times >= min(stamps[part.first + part.since(warmup)] for part in parts)]
+        grid = ProfileGrid(pipeline.columns, SPLITS, list(pipeline.slices), chunk_edges(kept))
         writer = DatasetWriter(
             root,
             fingerprint=pipeline.fingerprint,
@@ -107,9 +120,9 @@ def build(
         )
         with writer:
             _write_rows(pipeline, data, parts, warmup, cuts, slices, writer, grid, tell)
-            profiles = grid.profiles()
-            train = merged(profiles, "train")
-            if train is None or not train.rows:
+            cells = grid.cells()
+            train = cells.profile("train")
+            if not train.rows:
                 raise DataError(
                     Problem(
                         "the train split has no rows",
@@ -121,17 +134,27 @@ def build(
                     )
                 )
             scaling = Scaling.fit(train, pipeline.scaling)
-            report = audit_profiles(
-                profiles,
-                pipeline.features,
-                scaling,
-                source=str(root),
-                slices=list(pipeline.slices),
+            report = audit_subject(
+                subject(
+                    pipeline.to_yaml(),
+                    name=pipeline.name,
+                    path=root,
+                    digest=writer.data_digest(cuts, pipeline.splits.embargo),
+                    features=pipeline.features,
+                    cells=cells,
+                    scaling=scaling,
+                    rows=writer,
+                    symbols=len(parts),
+                    span=writer.span,
+                    spec=pipeline.audit,
+                )
             )
-            save_profiles(Path(scratch) / "profile", profiles)
+            cells.save(Path(scratch) / "profile")
+            report.to_html(Path(scratch) / "report.html")
             files: dict[str, bytes | Path] = {
                 "audit.json": report.to_json().encode(),
                 "profile": Path(scratch) / "profile",
+                "report.html": Path(scratch) / "report.html",
             }
             for name, frame in data.quarantined.items():
                 frame.write_parquet(Path(scratch) / name)
@@ -225,12 +248,11 @@ def _warmup(pipeline: Pipeline) -> int:
     return max(feature.lookback for feature in pipeline.features)
 
 
-def _cuts(pipeline: Pipeline, bars: pl.DataFrame) -> tuple[int, int]:
+def _cuts(pipeline: Pipeline, times: NDArray[np.int64]) -> tuple[int, int]:
     """UTC ns at which validation and test start: quantiles of the unique times, or dates."""
     splits = pipeline.splits
     if isinstance(splits.validation, str) and isinstance(splits.test, str):
         return instant(splits.validation), instant(splits.test)  # in this order, as was checked
-    times = bars["time"].unique().sort().dt.epoch("ns").to_numpy()
     shares = (1.0 - float(splits.validation) - float(splits.test), 1.0 - float(splits.test))
     last = int(times[-1]) + 1
     first, second = (
@@ -259,6 +281,7 @@ def _write_rows(
         table = pipeline.inputs(data.bars, (part.symbol, part.first, part.rows), data.fills)
         stamps = bars["time"].dt.epoch("ns").to_numpy()
         targets = _targets(pipeline, bars, stamps)
+        number = writer.first_number(part.symbol)
         for start, stop, fresh in pieces(part.rows, PIECE, part.restarts):
             if fresh:
                 state, since = pipeline.program.new_state(), start
@@ -268,7 +291,10 @@ def _write_rows(
             if skip < stop - start:
                 kept, when = rows[skip:], stamps[start + skip : stop]
                 split = np.searchsorted(np.array(cuts), when, side="right")
-                grid.update(kept, split, slices.of(kept))
+                numbers = np.arange(number, number + len(kept))
+                number += len(kept)
+                keys = row_keys(part.symbol, when)
+                grid.update(kept, split, slices.of(kept), when, keys, numbers)
                 writer.write(part.symbol, when, kept, targets[start + skip : stop])
             done += stop - start
             tell("rows", done, everything)

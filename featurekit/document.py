@@ -304,13 +304,21 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  # any value
     return value
 
 
-def to_yaml(document: Mapping[str, Any]) -> str:
+def to_yaml(document: Mapping[str, Any], *, flow: bool = False) -> str:
     r"""The document as YAML text that `read_yaml` reads back as the same.
+
+    With `flow`, what holds no other mapping or list stands on one line.
 
     Example:
         >>> to_yaml({"width": 129})
         'width: 129\n'
     """
     # Escaped to ASCII: YAML takes more characters for line breaks than it gives back.
-    text: str = yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=False, width=100)
+    text: str = yaml.safe_dump(
+        dict(document),
+        sort_keys=False,
+        allow_unicode=False,
+        width=100,
+        default_flow_style=None if flow else False,
+    )
     return text

@@ -14,6 +14,7 @@ import polars as pl
 import xxhash
 
 from featurekit.block import find_block, use_module
+from featurekit.conditions import DEFAULT_SLICES
 from featurekit.document import Source, parse, read_yaml, to_yaml, without_defaults
 from featurekit.engine import Program, Reach
 from featurekit.errors import ConfigError, Problem
@@ -225,10 +226,9 @@ class Pipeline:
 
     @property
     def slices(self) -> dict[str, str]:
-        """Conditions on columns, in SQL, that the audit judges apart; by default `active`."""
+        """Conditions in SQL that the audit judges apart; by default in and out of a position."""
         if self._document.slices is None:
-            side = "position.side"
-            return {"active": f'"{side}" != 0'} if side in self._cols else {}
+            return dict(DEFAULT_SLICES) if "position.side" in self._cols else {}
         return dict(self._document.slices)
 
     @cached_property
@@ -246,8 +246,9 @@ class Pipeline:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that decides the numbers; the file's name and layout do not."""
-        text = json.dumps([FORMULAS, self.document()], sort_keys=True)
+        """Hash of everything that decides the numbers; the file's layout and `audit:` do not."""
+        deciding = {key: value for key, value in self.document().items() if key != "audit"}
+        text = json.dumps([FORMULAS, deciding], sort_keys=True)
         return xxhash.xxh3_128_hexdigest(text.encode())
 
     def __eq__(self, other: object) -> bool:

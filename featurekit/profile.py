@@ -1,112 +1,35 @@
-"""Profile: a summary of columns that adds up, exact in everything that is counted.
-
-A value's place in the histogram is the top 13 bits of its float32: sign, exponent and 4 bits of
-mantissa. Such bins need no range beforehand, hold 1e-38 and 1e38 alike, and add without error.
-"""
+"""Profile: a summary of columns that adds up, exact in everything that is counted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-from numba import njit
-from numpy.typing import NDArray
 
+from featurekit.bins import (
+    BINS,
+    F4,
+    F8,
+    HALF,
+    HIGH,
+    I8,
+    LOW,
+    MIDDLE,
+    in_order,
+    magnitudes_reached,
+    reached,
+    scan,
+)
 from featurekit.errors import DataError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SHIFT = 19  # bits of a float32 that a bin does not tell apart
-BINS = 1 << (32 - SHIFT)
-HALF = BINS // 2
+    from numpy.typing import NDArray
+
 CHUNK = 4_096  # rows whose moments are taken together
-
-F4: TypeAlias = NDArray[np.float32]
-F8: TypeAlias = NDArray[np.float64]
-I8: TypeAlias = NDArray[np.int64]
-
-
-def _edges() -> tuple[F8, F8]:
-    """Smallest and largest magnitude of each bin of one sign."""
-    with np.errstate(invalid="ignore"):  # the last bins are those of NaN
-        low = (np.arange(HALF, dtype=np.uint32) << SHIFT).view(np.float32).astype(np.float64)
-    high = np.append(low[1:], np.nan)
-    finite = np.isfinite(low)
-    high[finite & ~np.isfinite(high)] = float(np.finfo(np.float32).max)
-    return low, high
-
-
-LOW, HIGH = _edges()
-FINITE = int(np.isfinite(LOW).sum())  # bins of one sign that hold finite values
-MIDDLE = np.where(np.isfinite(LOW), (LOW + HIGH) / 2.0, 0.0)
-MIDDLE[0] = 0.0  # zeros, and what is below 1e-38
-RELATIVE_ERROR = 1.0 / 32.0
-
-
-@njit(cache=True, error_model="numpy")
-def _scan(
-    x: F4, bits: NDArray[np.uint32], histogram: I8, counts: I8, extremes: F4, moments: F8, share: F8
-) -> int:
-    """Adds rows [n, F] to the counts; `moments` are set to those of these rows alone.
-
-    Returns the rows without a hole, which the row-wise shares are of.
-    """
-    n, width = x.shape
-    whole = 0
-    total = np.zeros(width)
-    finite = np.zeros(width)
-    largest = np.finfo(np.float32).max
-    for i in range(n):
-        squares = 0.0
-        for j in range(width):
-            v = np.float64(x[i, j])
-            squares += v * v
-        known = squares == squares and squares < np.inf
-        whole += known
-        scale = 1.0 / squares if known and squares > 0.0 else 0.0
-        for j in range(width):
-            histogram[j, bits[i, j] >> SHIFT] += 1
-        if known:
-            for j in range(width):
-                v = x[i, j]
-                w = np.float64(v)
-                total[j] += w
-                finite[j] += 1.0
-                share[j] += w * w * scale
-                extremes[0, j] = min(extremes[0, j], v)
-                extremes[1, j] = max(extremes[1, j], v)
-                counts[0, j] += v == 0.0
-        else:
-            for j in range(width):
-                v = x[i, j]
-                if v != v:
-                    counts[1, j] += 1
-                elif v > largest:
-                    counts[2, j] += 1
-                elif v < -largest:
-                    counts[3, j] += 1
-                else:
-                    total[j] += np.float64(v)
-                    finite[j] += 1.0
-                    extremes[0, j] = min(extremes[0, j], v)
-                    extremes[1, j] = max(extremes[1, j], v)
-                    counts[0, j] += v == 0.0
-    for j in range(width):
-        counts[4, j] += int(finite[j])
-        moments[0, j] = total[j] / finite[j] if finite[j] > 0.0 else 0.0
-        moments[1, j] = moments[2, j] = moments[3, j] = 0.0
-    for i in range(n):
-        for j in range(width):
-            v = x[i, j]
-            d = np.float64(v) - moments[0, j] if abs(v) <= largest else 0.0
-            square = d * d
-            moments[1, j] += square
-            moments[2, j] += square * d
-            moments[3, j] += square * square
-    return whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +38,8 @@ class Profile:
 
     `a + b` is the profile of both: bit for bit in counts, extremes and the histogram, to rounding
     in moments and shares. Moments are of the finite values, taken over chunks of 4,096 rows.
+
+    A value's place in the histogram is the top 13 bits of its float32 (`featurekit/bins.py`).
 
     Example:
         >>> one, two = Profile.of(np.ones((3, 1))), Profile.of(np.array([[3.0], [np.nan]]))
@@ -161,8 +86,8 @@ class Profile:
             columns = [data[n].cast(pl.Float32).fill_null(float("nan")) for n in numeric]
             names = numeric if names is None else names
             data = np.column_stack([c.to_numpy() for c in columns]) if columns else np.empty((0, 0))
-        if data.ndim != 2 or not data.shape[1]:
-            expected, got = "rows x columns", str(data.shape)
+        if data.ndim != 2 or not data.shape[1] or data.dtype.kind not in "fiub":
+            expected, got = "rows x columns", f"{data.dtype} {data.shape}"
             raise DataError(Problem("there is no column of numbers", expected=expected, got=got))
         names = [f"x{k}" for k in range(data.shape[1])] if names is None else names
         if len(names) != data.shape[1]:
@@ -180,7 +105,7 @@ class Profile:
         rows = np.ascontiguousarray(rows)
         before = self.counts[4].copy()
         moments = np.empty((4, len(self.names)))
-        whole = _scan(
+        whole = scan(
             rows,
             rows.view(np.uint32),
             self.histogram,
@@ -201,22 +126,39 @@ class Profile:
         )
 
     def __add__(self, other: Profile) -> Profile:
-        if self.names != other.names:
-            expected, got = ", ".join(self.names[:5]), ", ".join(other.names[:5])
-            raise DataError(
-                Problem("profiles of other columns do not add", expected=expected, got=got)
-            )
-        low = np.minimum(self.extremes[0], other.extremes[0])
-        high = np.maximum(self.extremes[1], other.extremes[1])
+        return Profile.total([self, other])
+
+    @staticmethod
+    def total(profiles: Sequence[Profile]) -> Profile:
+        """The profile of all of one or more, added up in their order.
+
+        Raises:
+            DataError: when they are of different columns.
+        """
+        first, *others = profiles
+        counts, histogram = first.counts.copy(), first.histogram.copy()
+        extremes, moments, share = first.extremes.copy(), first.moments, first.share.copy()
+        for other in others:
+            if first.names != other.names:
+                expected, got = ", ".join(first.names[:5]), ", ".join(other.names[:5])
+                raise DataError(
+                    Problem("profiles of other columns do not add", expected=expected, got=got)
+                )
+            moments = _merge_moments(moments, counts[4], other.moments, other.counts[4])
+            counts += other.counts
+            histogram += other.histogram
+            share += other.share
+            np.minimum(extremes[0], other.extremes[0], out=extremes[0])
+            np.maximum(extremes[1], other.extremes[1], out=extremes[1])
         return Profile(
-            self.names,
-            self.rows + other.rows,
-            self.whole_rows + other.whole_rows,
-            self.counts + other.counts,
-            np.stack([low, high]),
-            _merge_moments(self.moments, self.counts[4], other.moments, other.counts[4]),
-            self.share + other.share,
-            self.histogram + other.histogram,
+            first.names,
+            sum(profile.rows for profile in profiles),
+            sum(profile.whole_rows for profile in profiles),
+            counts,
+            extremes,
+            moments,
+            share,
+            histogram,
         )
 
     @property
@@ -278,24 +220,85 @@ class Profile:
         """Mean share of a row's squared norm, over rows without a hole."""
         return self.share / max(self.whole_rows, 1)
 
+    @property
+    def sum_of_squares(self) -> F8:
+        """Sum of the squares of the finite values."""
+        total: F8 = self.moments[1] + self.count * self.mean**2
+        return total
+
+    @property
+    def skewness(self) -> F8:
+        """Population skewness of the finite values; 0 of a constant."""
+        third = self.moments[2] / np.maximum(self.count, 1)
+        return _over(third, self.std**3)
+
+    @property
+    def kurtosis(self) -> F8:
+        """Population excess kurtosis of the finite values; 0 of a constant."""
+        fourth = self.moments[3] / np.maximum(self.count, 1)
+        return np.where(self.std > 0.0, _over(fourth, self.std**4) - 3.0, 0.0)
+
     def quantile(self, q: float) -> F8:
         """Quantile q of each column, within 1/32 of its value (below 1e-37: within 1e-38).
 
         The smallest value that a share q of the finite values does not exceed; 0 and the extremes
         are exact. NaN where there is no finite value.
         """
-        values, weights = self.bins()
-        reached = np.cumsum(weights, axis=1)
-        rank = np.maximum(np.ceil(q * self.count), 1.0)
-        at = np.minimum((reached < rank[:, None]).sum(axis=1), values.size - 1)
-        found = np.clip(values[at], self.minimum, self.maximum)
+        found: F8 = self.quantiles([q])[0]
+        return found
+
+    def quantiles(self, probabilities: Sequence[float]) -> F8:
+        """Quantiles [Q, F] of ascending probabilities, each as `quantile` gives it."""
+        ranks = self._ranks(probabilities)
+        found = self._clipped(MIDDLE[reached(self.histogram, ranks)])
+        found = np.where(ranks <= 1, self.minimum, found)
+        found = np.where(ranks >= self.count, self.maximum, found)
         return np.where(self.count > 0, found, np.nan)
 
-    def bins(self) -> tuple[F8, I8]:
-        """Middles of the finite bins in order, and how many values of each column are in each."""
-        values = np.concatenate([-MIDDLE[:FINITE][::-1], MIDDLE[:FINITE]])
-        negative = self.histogram[:, HALF : HALF + FINITE][:, ::-1]
-        return values, np.concatenate([negative, self.histogram[:, :FINITE]], axis=1)
+    def quantile_bounds(self, q: float) -> tuple[F8, F8]:
+        """What quantile q lies between, exactly: the edges of its bin, within the extremes.
+
+        Example:
+            >>> low, high = Profile.of(np.array([[1.0], [2.0], [3.0]])).quantile_bounds(0.5)
+            >>> low, high
+            (array([2.]), array([2.125]))
+        """
+        at = reached(self.histogram, self._ranks([q]))
+        return self._clipped(LOW[at])[0], self._clipped(HIGH[at])[0]
+
+    def absolute_quantiles(self, probabilities: Sequence[float]) -> F8:
+        """Quantiles [Q, F] of the magnitudes of what is not 0; NaN where all is."""
+        count = self.count - (self.histogram[:, 0] + self.histogram[:, HALF])
+        ranks = np.maximum(np.ceil(np.outer(probabilities, count)), 1.0).astype(np.int64)
+        largest = np.maximum(np.abs(self.minimum), np.abs(self.maximum))
+        found = np.minimum(MIDDLE[magnitudes_reached(self.histogram, ranks)], largest)
+        return np.where(count > 0, found, np.nan)
+
+    def bins(self, column: int) -> tuple[F8, F8, I8]:
+        """Lower and upper edges of the bins that hold values of a column, in order, and counts."""
+        counts = in_order(self.histogram[column])
+        held = np.flatnonzero(counts)
+        return LOW[held], HIGH[held], counts[held]
+
+    def bin_places(self, column: int) -> I8:
+        """Where the bins that `bins` tells stand among all bins, in order."""
+        places: I8 = np.flatnonzero(in_order(self.histogram[column]))
+        return places
+
+    def _ranks(self, probabilities: Sequence[float]) -> I8:
+        ranks = np.ceil(np.outer(probabilities, self.count))
+        whole: I8 = np.maximum(ranks, 1.0).astype(np.int64)
+        return whole
+
+    def _clipped(self, values: F8) -> F8:
+        inside = np.clip(values, self.minimum, self.maximum)
+        return np.where(self.count > 0, inside, np.nan)
+
+
+def _over(a: F8, b: F8) -> F8:
+    """Quotient, 0 where the divisor is."""
+    quotient: F8 = np.divide(a, b, out=np.zeros_like(a), where=b > 0.0)
+    return quotient
 
 
 def _merge_moments(a: F8, n_a: I8, b: F8, n_b: I8) -> F8:

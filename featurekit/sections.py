@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from featurekit.canonical import BARS, FILLS, FILLS_OPTIONAL, unknown_column
+from featurekit.contract import AuditSpec, check_audit
 from featurekit.errors import ConfigError
 from featurekit.samples import sample
 from featurekit.scaling import ScalingSpec
@@ -105,13 +106,6 @@ class Splits:
 
 
 @dataclass(frozen=True, slots=True)
-class Audit:
-    """The gate of `featurekit build`."""
-
-    fail_on: Literal["warn", "fail", "never"] = "fail"
-
-
-@dataclass(frozen=True, slots=True)
 class Document:
     """A pipeline file; `blocks` are checked by the blocks themselves."""
 
@@ -128,7 +122,7 @@ class Document:
     splits: Splits = Splits()
     slices: Mapping[str, str] | None = None
     scaling: ScalingSpec = field(default_factory=ScalingSpec)
-    audit: Audit = Audit()
+    audit: AuditSpec = field(default_factory=AuditSpec)
     warmup: Literal["memory", "lookback"] = "memory"
 
 
@@ -204,6 +198,7 @@ def check_values(pipeline: Document, bars: Bars | None, source: Source) -> None:
             )
     _check_times(pipeline, bars, source)
     _check_splits(pipeline.splits, source)
+    check_audit(pipeline.audit, source)
     source.check()
 
 

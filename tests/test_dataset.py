@@ -15,7 +15,7 @@ import safetensors.torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from featurekit.cells import save_profiles
+from featurekit.cells import Cell, Cells
 from featurekit.dataset import Dataset, DatasetWriter, Manifest, Target, open_dataset
 from featurekit.errors import ConfigError, DatasetError
 from featurekit.feature import Feature
@@ -322,8 +322,13 @@ def test_a_commit_without_all_rows_is_refused(tmp_path: Path) -> None:
 def test_a_split_has_the_profile_of_its_slices_together(tmp_path: Path) -> None:
     rows, names = some_rows(), [feature.name for feature in FEATURES]
     x = rows["EURUSD"][1]
-    cells = {"train/-": x[:20], "train/active": x[20:50], "test/-": x[50:]}
-    save_profiles(tmp_path / "cells", {k: Profile.of(part, names) for k, part in cells.items()})
+    parts = {
+        Cell("train", (), 0): x[:20],
+        Cell("train", ("active",), 0): x[20:50],
+        Cell("test", (), 0): x[50:],
+    }
+    profiles = {cell: Profile.of(part, names) for cell, part in parts.items()}
+    Cells(tuple(names), ("active",), profiles=profiles).save(tmp_path / "cells")
     with writer_of(tmp_path / "out", rows) as writer:
         write_blocks(writer, rows)
         dataset = commit(writer, files={"profile": tmp_path / "cells"})

@@ -18,6 +18,7 @@ LAYERS = [
     "errors",
     "document",
     "timeline",
+    "splitmix",
     "operation",
     "column",
     "engine",
@@ -25,7 +26,9 @@ LAYERS = [
     "block",
     "blocks",
     "ledger",
+    "bins",
     "profile",
+    "sample",
     "cells",
     "violations",
     "schema",
@@ -34,6 +37,7 @@ LAYERS = [
     "canonical",
     "sources",
     "scaling",
+    "contract",
     "sections",
     "conditions",
     "inputs",
@@ -58,7 +62,7 @@ UPWARD = {
 }
 
 THIRD_PARTY = {
-    "numba": {"engine/loops.py", "engine/kernel.py", "profile.py"},
+    "numba": {"engine/loops.py", "engine/kernel.py", "bins.py"},
     "pandera": {"schema.py"},
     "sklearn": {"integrations/sklearn.py"},
     "torch": {"nn/", "dataset/loader.py"},

@@ -1,7 +1,11 @@
-"""Profiles: what is counted is exact and adds up, quantiles keep their bound, files come back."""
+"""Profiles: what is counted is exact and adds up, moments and quantiles keep their bound."""
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+from functools import reduce
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurekit.cells import ProfileGrid, load_profiles, merged, save_profiles
-from featurekit.errors import DataError, DatasetError
-from featurekit.profile import RELATIVE_ERROR, Profile
+from featurekit.bins import BINS, RELATIVE_ERROR
+from featurekit.errors import DataError
+from featurekit.profile import Profile
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import random
 
     from numpy.typing import NDArray
 
@@ -42,19 +46,39 @@ def rows_of(seed: int, rows: int, width: int = 4) -> NDArray[np.float32]:
     return table.astype(np.float32)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10_000), st.integers(0, 60), st.integers(0, 60))
-def test_two_parts_add_up_to_the_whole(seed: int, first: int, second: int) -> None:
-    table = rows_of(seed, first + second)
-    parts = Profile.of(table[:first]) + Profile.of(table[first:])
-    assert_same(parts, Profile.of(table), 1e-12)
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    rows=st.integers(1, 120),
+    cuts=st.lists(st.integers(0, 120), max_size=5),
+    order=st.randoms(use_true_random=False),
+)
+def test_parts_in_any_order_add_up_to_the_whole(
+    seed: int, rows: int, cuts: list[int], order: random.Random
+) -> None:
+    table = rows_of(seed, rows)
+    edges = [0, *sorted(min(cut, rows) for cut in cuts), rows]
+    parts = [Profile.of(table[a:b]) for a, b in pairwise(edges)]
+    order.shuffle(parts)
+    whole = Profile.of(table)
+    assert_same(Profile.total(parts), whole, 1e-12)
+    assert_same(reduce(Profile.__add__, parts), whole, 1e-12)
 
 
-@given(st.integers(0, 1000))
-@settings(max_examples=10, deadline=None)
-def test_the_order_of_parts_is_not_counted(seed: int) -> None:
-    a, b, c = (Profile.of(rows_of(seed + k, 20)) for k in range(3))
-    assert_same((a + b) + c, a + (c + b), 1e-12)
+def test_adding_changes_neither_side() -> None:
+    a, b = Profile.of(rows_of(0, 50)), Profile.of(rows_of(1, 50))
+    _ = a + b, Profile.total([a, b])
+    assert_same(a, Profile.of(rows_of(0, 50)))
+    assert_same(b, Profile.of(rows_of(1, 50)))
+    assert_same(Profile.total([a]), a)
+
+
+def test_the_histogram_is_of_the_top_bits() -> None:
+    table = rows_of(2, 500)
+    bins = table.view(np.uint32) >> 19
+    for k in range(table.shape[1]):
+        expected = np.bincount(bins[:, k], minlength=BINS)
+        np.testing.assert_array_equal(Profile.of(table).histogram[k], expected)
 
 
 def test_cuts_at_whole_chunks_give_the_same_bits() -> None:
@@ -78,11 +102,39 @@ def test_counts_and_moments_are_numpys() -> None:
     np.testing.assert_allclose(profile.mean, np.nanmean(finite, axis=0), rtol=1e-10)
     np.testing.assert_allclose(profile.std, np.nanstd(finite, axis=0), rtol=1e-12)
     np.testing.assert_allclose(profile.rms, np.sqrt(np.nanmean(finite**2, axis=0)), rtol=1e-12)
-    centred = finite - np.nanmean(finite, axis=0)
-    for power in (3, 4):
-        expected = np.nansum(centred**power, axis=0)
-        size = np.nansum(np.abs(centred) ** power, axis=0)
-        np.testing.assert_allclose(profile.moments[power - 1] / size, expected / size, atol=1e-12)
+    np.testing.assert_allclose(profile.sum_of_squares, np.nansum(finite**2, axis=0), rtol=1e-12)
+    z = (finite - np.nanmean(finite, axis=0)) / np.nanstd(finite, axis=0)
+    np.testing.assert_allclose(profile.skewness, np.nanmean(z**3, axis=0), atol=1e-10)
+    np.testing.assert_allclose(profile.kurtosis, np.nanmean(z**4, axis=0) - 3.0, rtol=1e-10)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), rows=st.integers(1, 200), offset=st.sampled_from([0, 1e3]))
+def test_moments_are_those_of_the_definition(seed: int, rows: int, offset: float) -> None:
+    column = (np.random.default_rng(seed).standard_t(3, rows) + offset).astype(np.float32)
+    values = [Fraction(float(value)) for value in column]
+    profile = Profile.of(column[:, None])
+    mean = sum(values) / len(values)
+    for power in (2, 3, 4):
+        exact = sum((value - mean) ** power for value in values)
+        size = float(sum(abs(value - mean) ** power for value in values))
+        assert abs(profile.moments[power - 1, 0] - float(exact)) <= 1e-12 * max(size, 1e-300)
+    assert profile.mean[0] == pytest.approx(float(mean), abs=1e-12 * (abs(offset) + 1))
+
+
+@pytest.mark.parametrize(
+    ("rows", "skewness", "kurtosis"),
+    [
+        ([0.0, 0.0, 0.0, 1.0], 2 / 3**0.5, -2 / 3),  # Bernoulli of 1/4: (1-2p)/sqrt(pq), 1/pq - 6
+        ([-1.0, 1.0], 0.0, -2.0),
+        ([5.0, 5.0, 5.0], 0.0, 0.0),
+        ([0.1] * 5_000, 0.0, 0.0),
+    ],
+)
+def test_skewness_and_kurtosis_by_hand(rows: list[float], skewness: float, kurtosis: float) -> None:
+    profile = Profile.of(np.array(rows)[:, None])
+    assert profile.skewness[0] == pytest.approx(skewness, abs=1e-12)
+    assert profile.kurtosis[0] == pytest.approx(kurtosis, abs=1e-12)
 
 
 def test_a_small_spread_on_a_large_mean_is_kept() -> None:
@@ -117,8 +169,73 @@ def test_quantiles_are_within_their_bound(name: str, q: float) -> None:
     assert abs(got - exact) <= RELATIVE_ERROR * abs(exact) + 1e-38
 
 
-def test_a_column_without_values_has_no_quantile() -> None:
-    assert np.isnan(Profile.of(np.full((3, 1), np.nan)).quantile(0.5)[0])
+@pytest.mark.parametrize("name", SERIES)
+def test_quantile_bounds_hold_the_order_statistic(name: str) -> None:
+    values = np.sort(SERIES[name](np.random.default_rng(4)).astype(np.float32)).astype(np.float64)
+    profile = Profile.of(values[:, None])
+    for q in (0.0, 1e-4, 0.001, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 1.0):
+        exact = values[max(math.ceil(q * len(values)) - 1, 0)]
+        low, high = (float(bound[0]) for bound in profile.quantile_bounds(q))
+        assert low <= exact <= high, q
+        assert low <= float(profile.quantile(q)[0]) <= high
+        assert high - low <= 2 * RELATIVE_ERROR * max(abs(low), abs(high)) + 2e-38
+
+
+@pytest.mark.parametrize("name", SERIES)
+def test_absolute_quantiles_are_of_the_magnitudes_that_are_not_0(name: str) -> None:
+    values = SERIES[name](np.random.default_rng(5)).astype(np.float32)
+    magnitudes = np.abs(values[values != 0.0]).astype(np.float64)
+    probabilities = [0.01, 0.25, 0.5, 0.98, 1.0]
+    found = Profile.of(values[:, None]).absolute_quantiles(probabilities)[:, 0]
+    exact = np.quantile(magnitudes, probabilities, method="inverted_cdf")
+    np.testing.assert_allclose(found, exact, rtol=RELATIVE_ERROR)
+
+
+def test_of_zeros_alone_there_is_no_magnitude() -> None:
+    assert np.isnan(Profile.of(np.zeros((3, 1))).absolute_quantiles([0.5])[0, 0])
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("rows", "count", "ends", "median"),
+    [
+        ([NAN] * 3, 0, (math.inf, -math.inf), NAN),
+        ([math.inf, -math.inf], 0, (math.inf, -math.inf), NAN),
+        ([7.0], 1, (7.0, 7.0), 7.0),
+        ([0.0, -0.0], 2, (0.0, 0.0), 0.0),
+        ([1e-45, 3e-45, 1e-40], 3, (1e-45, 1e-40), 3e-45),
+        ([-3e38, 0.0, 3e38], 3, (-3e38, 3e38), 0.0),
+        ([1e300, 1.0], 1, (1.0, 1.0), 1.0),
+    ],
+    ids=["nan", "inf", "one row", "zeros", "subnormal", "1e38", "1e300"],
+)
+def test_what_is_extreme_is_counted(
+    rows: list[float], count: int, ends: tuple[float, float], median: float
+) -> None:
+    profile = Profile.of(np.array(rows)[:, None])
+    assert profile.rows == len(rows)
+    assert profile.count[0] == count
+    assert profile.nan[0] + profile.infinite[0] == len(rows) - count
+    exact = tuple(float(np.float32(end)) for end in ends)
+    assert (profile.minimum[0], profile.maximum[0]) == exact
+    got = profile.quantile(0.5)[0]
+    np.testing.assert_allclose(got, median, rtol=RELATIVE_ERROR, atol=1e-38)
+    numbers = [profile.mean, profile.std, profile.rms, profile.skewness, profile.kurtosis]
+    assert np.isfinite(numbers).all()
+    finite = np.array([r for r in rows if abs(r) < 1e39], np.float32).astype(float)
+    if count:
+        assert profile.rms[0] == pytest.approx(np.sqrt((finite**2).mean()), rel=1e-12)
+        assert profile.std[0] == pytest.approx(finite.std(), rel=1e-12, abs=0.0)
+
+
+def test_five_thousand_columns() -> None:
+    table = np.arange(3 * 5_000, dtype=np.float32).reshape(3, 5_000)
+    profile = Profile.of(table)
+    np.testing.assert_array_equal(profile.mean, table[1].astype(np.float64))
+    np.testing.assert_array_equal(profile.quantile(1.0), table[2])
+    assert (profile.histogram.sum(axis=1) == 3).all()
 
 
 def test_a_frame_gives_its_numeric_columns() -> None:
@@ -136,6 +253,9 @@ def test_a_frame_gives_its_numeric_columns() -> None:
         (np.empty((3, 0)), None),
         (np.empty(3), None),
         (np.empty((3, 2)), ["x"]),
+        (np.empty((3, 2), complex), None),
+        (np.empty((3, 2), object), None),
+        (np.empty(3, [("x", "f8")]), None),
     ],
 )
 def test_what_has_no_columns_is_refused(
@@ -148,63 +268,3 @@ def test_what_has_no_columns_is_refused(
 def test_profiles_of_other_columns_do_not_add() -> None:
     with pytest.raises(DataError, match="other columns"):
         _ = Profile.of(np.ones((1, 1)), ["a"]) + Profile.of(np.ones((1, 1)), ["b"])
-
-
-@pytest.fixture
-def grid() -> tuple[ProfileGrid, NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-    table, rng = rows_of(5, 900), np.random.default_rng(5)
-    split, slices = np.sort(rng.integers(0, 3, 900)), rng.integers(0, 4, 900)
-    grid = ProfileGrid(["a", "b", "c", "d"], ["train", "validation", "test"], ["up", "down"])
-    for start in range(0, 900, 128):
-        part = slice(start, start + 128)
-        grid.update(table[part], split[part], slices[part])
-    return grid, table, split, slices
-
-
-def test_cells_add_up_to_any_split_and_slice(
-    grid: tuple[ProfileGrid, NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]],
-) -> None:
-    filled, table, split, slices = grid
-    cells = filled.profiles()
-    names = ["a", "b", "c", "d"]
-    for at, where in enumerate(("train", "validation", "test")):
-        whole = merged(cells, where)
-        assert whole is not None
-        assert_same(whole, Profile.of(table[split == at], names), 1e-12)
-        for bit, slice_ in enumerate(("up", "down")):
-            part = merged(cells, where, slice_)
-            held = (split == at) & (slices >> bit & 1 == 1)
-            assert part is not None
-            assert_same(part, Profile.of(table[held], names), 1e-12)
-    assert sum(profile.rows for profile in cells.values()) == len(table)
-
-
-def test_a_split_without_rows_has_no_profile() -> None:
-    cells = ProfileGrid(["a"], ["train"], ["active"]).profiles()
-    assert merged(cells, "train") is None
-    assert cells["train/active"].rows == 0
-
-
-def test_a_file_gives_back_every_bit(
-    tmp_path: Path,
-    grid: tuple[ProfileGrid, NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]],
-) -> None:
-    cells = grid[0].profiles()
-    save_profiles(tmp_path / "profile", cells)
-    again = load_profiles(tmp_path / "profile")
-    assert again.keys() == cells.keys()
-    for name, profile in cells.items():
-        assert_same(again[name], profile)
-
-
-@pytest.mark.parametrize("damage", ["missing", "cut short", "garbage", "empty"])
-def test_a_damaged_file_is_told(tmp_path: Path, damage: str) -> None:
-    path = tmp_path / "profile"
-    if damage != "missing":
-        save_profiles(path, {"train/-": Profile.of(rows_of(0, 50))})
-        whole = path.read_bytes()
-        path.write_bytes(
-            {"cut short": whole[: len(whole) // 2], "garbage": b"\xff" * 99, "empty": b""}[damage]
-        )
-    with pytest.raises(DatasetError, match="profile"):
-        load_profiles(path)

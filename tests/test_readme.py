@@ -17,6 +17,7 @@ from featurekit.cli import main
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+YAML = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
 
 
 def test_five_lines_make_vectors_of_windows(
@@ -40,6 +41,25 @@ def test_a_block_in_five_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     sys.modules.pop("readme_blocks")
 
 
+def test_the_contract_is_one_that_the_demo_can_be_held_to(tmp_path: Path) -> None:
+    (text,) = (block for block in YAML if block.startswith("audit:"))
+    (tmp_path / "contract.yaml").write_text(text)
+    dataset = fk.Pipeline.from_yaml(ROOT / "pipelines" / "eurusd_demo.yaml").build(tmp_path / "d")
+    done = CliRunner().invoke(
+        main, ["audit", str(dataset.path), "--contract", str(tmp_path / "contract.yaml")]
+    )
+    assert done.exit_code == 0, done.output
+    assert "waived until 2018-01-31: market.kurtosis_50" in done.output
+
+
+def test_the_hooks_run_commands_that_there_are() -> None:
+    entries = re.findall(r"(?:run|entry): (featurekit audit .+)", README)
+    assert len(entries) == 2
+    known = {option for each in main.get_command(None, "audit").params for option in each.opts}  # type: ignore[arg-type,union-attr]
+    for entry in entries:
+        assert {word for word in entry.split() if word.startswith("--")} <= known
+
+
 def test_the_picture_is_current(tmp_path: Path) -> None:
     path = ROOT / "docs" / "picture.py"
     spec = importlib.util.spec_from_file_location("picture", path)
@@ -47,7 +67,7 @@ def test_the_picture_is_current(tmp_path: Path) -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.draw(tmp_path / "audit.svg")
+    module.draw(module.audited(), tmp_path / "audit.svg")
     assert (tmp_path / "audit.svg").read_text() == (ROOT / "docs" / "audit.svg").read_text()
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import featurekit as fk
-from featurekit.cells import save_profiles
+from featurekit.cells import Cells
 from featurekit.dataset import DatasetWriter, Target
 from featurekit.errors import ConfigError
 from featurekit.feature import Feature
@@ -39,7 +39,7 @@ def learnable(tmp_path_factory: pytest.TempPathFactory) -> fk.Dataset:
     features = [Feature(f"a.x{k}", "a", "-", None, "x", 0, 0) for k in range(12)]
     directory = tmp_path_factory.mktemp("train")
     profile = Profile.of(rows, [f.name for f in features])
-    save_profiles(directory / "profile", {"train/-": profile})
+    Cells.of_table(rows, [f.name for f in features]).save(directory / "profile")
     with DatasetWriter(
         directory / "d",
         fingerprint="x",

@@ -1,295 +1,301 @@
-"""The metrics of the audit: how each is computed, and what of it is a finding."""
+"""Judging: what of the measures is a finding, by the limits, the contract and the waivers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+import math
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurekit.audit.limits import LIMITS, SCALED, SHARES, Limit
-from featurekit.audit.report import AuditReport, BlockShare, Finding, Peel
-from featurekit.audit.views import F8, View, model_view, natural_view
-from featurekit.cells import merged
-from featurekit.errors import DataError, Problem
+from featurekit.audit.fixes import Fixes, line
+from featurekit.audit.limits import LIMITS
+from featurekit.audit.report import Finding, Waived
+from featurekit.audit.scales import tail_weight
+from featurekit.audit.waivers import waive
+from featurekit.contract import Expect, rounded_down, rounded_up
+from featurekit.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from numpy.typing import NDArray
+
+    from featurekit.audit.metric import Measure
+    from featurekit.audit.subject import Subject
+    from featurekit.audit.views import F8, View
+    from featurekit.contract import AuditSpec, Bound
+    from featurekit.feature import Feature
     from featurekit.profile import Profile
-    from featurekit.scaling import Scaling
 
-
-class Named(Protocol):
-    """A feature, as far as the audit needs one."""
-
-    @property
-    def name(self) -> str:
-        """`block.column`."""
-
-    @property
-    def block(self) -> str:
-        """The block it comes from."""
+CLOSE = 2.0  # how far beyond its limits a level goes on: a hundred times the limit
+ORDER = {"fail": 0, "warn": 1}
+EXCUSES = {"zeros": "sparse", "near-constant": "sparse", "dead": "constant"}  # what expect may say
 
 
 @dataclass(frozen=True, slots=True)
-class _Value:
-    """A metric somewhere: of a feature, of a block, or of all."""
+class Judged:
+    """Findings, what the scaling repairs, what is waived, and the level of every measure.
 
-    metric: str
-    value: float
-    feature: str = ""
-    block: str = ""
-    severities: tuple[str, ...] = ("fail", "warn")
+    A level is below 1 within the limits, from 1 on beyond the one that warns, from 2 on beyond the
+    one that fails. `levels` are by metric and slice, and so are `bounds`, what they are levels of.
+    """
+
+    findings: tuple[Finding, ...]
+    repaired: tuple[Finding, ...]
+    waived: tuple[Waived, ...]
+    levels: Mapping[tuple[str, str], F8]
+    bounds: Mapping[tuple[str, str], tuple[F8, F8]]
+    notes: tuple[str, ...] = field(default=())
 
 
-def audit_profiles(
-    cells: Mapping[str, Profile],
-    features: Sequence[Named],
-    scaling: Scaling | None = None,
-    *,
-    source: str,
-    slices: Sequence[str] = (),
-) -> AuditReport:
-    """Judges the train split, as the model meets it if there is a scaling, else as it is.
+def judge(
+    subject: Subject,
+    measures: Sequence[Measure],
+    profile: Profile,
+    view: View,
+    found: Sequence[Finding] = (),
+) -> Judged:
+    """Compares measures with their limits.
 
-    `cells` are profiles named `split/slices`. Findings in natural units that the scaling repairs
-    are listed apart, with the line that repairs them.
+    Args:
+        subject: What is audited.
+        measures: The values.
+        profile: Of all rows of train.
+        view: Theirs in natural units, for the contract.
+        found: Findings that no limit is asked for.
 
     Raises:
-        DataError: when there are no rows to judge.
+        ConfigError: when the contract names a metric, a block or a feature that there is not.
     """
-    whole = merged(cells, "train")
-    if whole is None or not whole.rows:
-        raise DataError(
-            Problem("there are no rows to audit", where=source, expected="rows in the train split")
-        )
-    judge = _Judge(features, source, scaling)
-    natural = natural_view(whole)
-    seen = natural if scaling is None else model_view(whole, scaling)
-    in_natural = [*judge.scales(natural), *judge.row_shares(whole)]
-    values = [(value, "") for value in _of_counts(judge, cells, whole, slices)]
-    if scaling is None:
-        values += [(value, "") for value in in_natural]
-    else:
-        values += [(value, "") for value in (*judge.scales(seen), *judge.model(seen, whole))]
-        for name in slices:
-            part = merged(cells, "train", name)
-            rows = part.rows if part is not None else 0
-            values.append((_Value("unrepresentative", float(rows)), name))
-            if part is not None and rows:
-                values += [(v, name) for v in judge.model(model_view(part, scaling), part)]
-    findings = [found for v, where in values if (found := judge.finding(v, where)) is not None]
-    # Rows are known in natural units only: a feature's share of them is mended with its norm.
+    check_names(subject.spec, subject.features)
+    bench = _Bench(subject, profile)
+    findings: list[Finding] = []
+    natural: list[Finding] = []
+    levels, bounds = {}, {}
+    for measure in measures:
+        level = bench.levels(measure)
+        levels[measure.metric, measure.slice] = level
+        bounds[measure.metric, measure.slice] = bench.bounds(measure, before=False)
+        findings += bench.findings(measure, measure.values, level)
+        if measure.natural is not None:
+            before = bench.levels(measure, before=True)
+            natural += bench.findings(measure, measure.natural, before, repaired=True)
+    findings += [*bench.contract(view), *found]
     left = {(f.metric, f.feature, f.block) for f in findings}
-    left |= {("row share", f.feature, f.block) for f in findings if f.metric == "norm share"}
-    repaired = [
-        found
-        for value in (in_natural if scaling is not None else [])
-        if (found := judge.finding(value, "", repaired=True)) is not None
-        and (found.metric, found.feature, found.block) not in left
-    ]
-    return AuditReport(
-        source=source,
-        rows=sum(profile.rows for profile in cells.values()),
-        features=len(features),
-        slices={
-            name: part.rows if (part := merged(cells, "train", name)) is not None else 0
-            for name in slices
-        },
-        effective=_effective(_shares(seen.square)),
-        blocks=tuple(judge.block_shares(natural, seen)),
-        peeled=tuple(judge.peel(natural)),
-        findings=_sorted(findings),
-        repaired=_sorted(repaired),
-    )
+    repaired = [f for f in natural if (f.metric, f.feature, f.block) not in left]
+    kept, waived, notes = waive(findings, subject)
+    return Judged(in_order(kept), in_order(repaired), tuple(waived), levels, bounds, tuple(notes))
 
 
-def _sorted(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    order = {"fail": 0, "warn": 1}
+def in_order(findings: list[Finding]) -> tuple[Finding, ...]:
+    """The worst first."""
     return tuple(
-        sorted(findings, key=lambda f: (order[f.severity], -f.margin, f.metric, f.feature, f.slice))
+        sorted(findings, key=lambda f: (ORDER[f.severity], -f.margin, f.metric, f.feature, f.slice))
     )
 
 
-def _of_counts(
-    judge: _Judge, cells: Mapping[str, Profile], whole: Profile, slices: Sequence[str]
-) -> Iterator[_Value]:
-    """What no scaling mends: values that are not finite, dead columns, zeros."""
-    everything = whole
-    for split in ("validation", "test"):
-        other = merged(cells, split)
-        everything = everything if other is None else everything + other
-    bad = (everything.nan + everything.infinite) / everything.rows
-    for name, share in zip(judge.names, bad, strict=True):
-        yield _Value("non-finite", float(share), name)
-    dead = (whole.maximum <= whole.minimum) | (whole.count == 0)
-    for block in judge.blocks:
-        inside = judge.of_block == block
-        if dead[inside].all():
-            yield _Value("dead block", 1.0, block=block)
-        else:
-            yield from (_Value("dead", 1.0, judge.names[k]) for k in np.flatnonzero(inside & dead))
-    # A column that is 0 outside a slice by nature is judged inside it, and the other way round.
-    zeros = whole.zeros / whole.rows
-    for slice_ in slices:
-        part = merged(cells, "train", slice_)
-        if part is not None and 0 < part.rows < whole.rows:
-            rest = (whole.zeros - part.zeros) / (whole.rows - part.rows)
-            zeros = np.minimum(zeros, np.minimum(part.zeros / part.rows, rest))
-    for k in np.flatnonzero(~dead):
-        yield _Value("zeros", float(zeros[k]), judge.names[k])
+def check_names(spec: AuditSpec, columns: Sequence[Feature]) -> None:
+    """Compares the names in the contract with what there is.
+
+    Raises:
+        ConfigError: naming each that there is not.
+    """
+    features = {feature.name for feature in columns}
+    blocks = {feature.block for feature in columns}
+    named: list[tuple[str, str, object, str]] = []
+    for metric, bounds in spec.limits.items():
+        named.append(("metric", metric, LIMITS, f"audit.limits.{metric}"))
+        named += [("block", b, blocks, f"audit.limits.{metric}.blocks") for b in bounds.blocks]
+        named += [("feature", f, features, f"audit.limits.{metric}") for f in bounds.features]
+    named += [("feature or block", name, features | blocks, "audit.expect") for name in spec.expect]
+    for waiver in spec.waivers:
+        named.append(("metric", waiver.metric, {*LIMITS, *EXPECTED}, "audit.waivers"))
+        if waiver.feature:
+            named.append(("feature", waiver.feature, features, "audit.waivers"))
+        if waiver.block:
+            named.append(("block", waiver.block, blocks, "audit.waivers"))
+    problems = [
+        Problem(
+            f"the audit names a {what} that there is not",
+            where=where,
+            expected=", ".join(sorted(known)[:40]),  # type: ignore[call-overload]  # sets and a dict
+            got=name,
+        )
+        for what, name, known, where in named
+        if name not in known  # type: ignore[operator]  # sets and a dict
+    ]
+    if problems:
+        raise ConfigError(*problems)
 
 
-class _Judge:
-    """The features in their blocks, and how a value becomes a finding."""
+EXPECTED = tuple(f"expected {field.name}" for field in fields(Expect) if field.name != "sparse")
 
-    def __init__(self, features: Sequence[Named], source: str, scaling: Scaling | None) -> None:
-        self.names = [feature.name for feature in features]
-        self.of_block = np.array([feature.block for feature in features])
-        self.blocks = list(dict.fromkeys(self.of_block.tolist()))
-        self._block_of = dict(zip(self.names, self.of_block.tolist(), strict=True))
-        self._command, self._line = f"featurekit audit {source}", _line(scaling)
-        self._scaled = set() if scaling is None else set(scaling.scaled)
 
-    def finding(self, value: _Value, slice_: str, *, repaired: bool = False) -> Finding | None:
-        """The finding, if the value is beyond a limit."""
-        limit = LIMITS[value.metric]
-        if value.metric in SHARES and value.value <= 2.0 / len(self.names):
-            return None  # of few features each has a large share
-        for severity in value.severities:
-            bound = getattr(limit, severity)
-            if bound is None or not (value.value < bound if limit.low else value.value > bound):
-                continue
-            above = value.value / bound if bound else float("inf")
-            below = bound / value.value if value.value else float("inf")
-            return Finding(
-                severity="fail" if severity == "fail" else "warn",
-                metric=value.metric,
-                feature=value.feature,
-                block=value.block or self._block_of.get(value.feature, ""),
-                slice=slice_,
-                value=value.value,
+class _Bench:
+    """The limits of every feature and block, and how a value beyond one becomes a finding."""
+
+    def __init__(self, subject: Subject, profile: Profile) -> None:
+        self.subject, self.profile = subject, profile
+        self.features = [feature.name for feature in subject.features]
+        self.of_block = [feature.block for feature in subject.features]
+        self.blocks = list(dict.fromkeys(self.of_block))
+        self.expected = [
+            subject.spec.expected(name, block)
+            for name, block in zip(self.features, self.of_block, strict=True)
+        ]
+        self._fixes = Fixes(subject, profile)
+        self._line = scaling_line(subject)
+
+    def bounds(self, measure: Measure, *, before: bool) -> tuple[F8, F8]:
+        """What each value of a measure warns and fails beyond; NaN where it does not."""
+        limit = LIMITS[measure.metric]
+        given = self.subject.spec.limits.get(measure.metric)
+        size = measure.values.size
+        warn, fail = np.full(size, _number(limit.warn)), np.full(size, _number(limit.fail))
+        if limit.share:  # of few features each has a large share
+            warn, fail = (np.maximum(bound, 2.0 / len(self.features)) for bound in (warn, fail))
+        if measure.mild and not before:
+            fail[:] = np.nan
+        if given is not None:
+            _override(warn, fail, np.ones(size, bool), given)
+            blocks = self.of_block if measure.of == "feature" else self.blocks
+            for block, bound in given.blocks.items():
+                if measure.of != "all":
+                    _override(warn, fail, np.array([each == block for each in blocks]), bound)
+            for feature, bound in given.features.items():
+                if measure.of == "feature":
+                    at = np.array([each == feature for each in self.features])
+                    _override(warn, fail, at, bound)
+        return warn, fail
+
+    def levels(self, measure: Measure, *, before: bool = False) -> F8:
+        """How near to its limits each value is, or was before the scaling; NaN: not judged."""
+        values = measure.natural if before and measure.natural is not None else measure.values
+        limit = LIMITS[measure.metric]
+        warn, fail = self.bounds(measure, before=before)
+        excuse = EXCUSES.get(measure.metric)
+        if excuse is not None:
+            spared = np.array([bool(getattr(each, excuse)) for each in self.expected])
+            values = np.where(spared, np.nan, values)
+        level = level_of(values, warn, fail, low=limit.low)
+        if measure.quiet is not None:
+            level = np.where(measure.quiet & (level < 2.0), np.minimum(level, 0.999), level)
+        return level
+
+    def findings(
+        self, measure: Measure, values: F8, level: F8, *, repaired: bool = False
+    ) -> Iterator[Finding]:
+        """The findings of a measure: each value beyond a limit."""
+        limit = LIMITS[measure.metric]
+        warn, fail = self.bounds(measure, before=repaired)
+        for at in np.flatnonzero(level >= 1.0).tolist():
+            severe = bool(level[at] >= 2.0)
+            bound, value = float((fail if severe else warn)[at]), float(values[at])
+            above = value / bound if bound else float("inf")
+            below = bound / value if value else float("inf")
+            feature = self.features[at] if measure.of == "feature" else ""
+            block = self.blocks[at] if measure.of == "block" else ""
+            yield Finding(
+                severity="fail" if severe else "warn",
+                metric=measure.metric,
+                feature=feature,
+                block=self.of_block[at] if feature else block,
+                slice=measure.slice,
+                value=value,
                 limit=bound,
                 margin=min(below if limit.low else above, 1e12),
                 why=limit.why,
-                fix=self._fix(value.feature, limit),
-                command=self._command,
+                fix=self._fixes.of(measure, at, "fail" if severe else "warn", value, block),
+                command=self.subject.command(measure.metric, feature),
                 repaired_by=self._line if repaired else "",
             )
-        return None
 
-    def _fix(self, feature: str, limit: Limit) -> str:
-        """The line that mends it; where features are scaled already, the one is scaled again."""
-        if limit.fix != SCALED or not self._scaled:
-            return limit.fix
-        if not feature:
-            return "scaling: {kind: robust, squash: asinh}"
-        kind = "robust" if feature in self._scaled else "standard"
-        return f"scaling: {{features: {{{feature}: {{kind: {kind}}}}}}}"
+    def contract(self, view: View) -> Iterator[Finding]:
+        """What a column is not, although the contract says that it is."""
+        rows, profile = max(view.count, 1), self.profile
+        low, high = view.at(0.0), view.at(1.0)
+        ranges = {"scale": [view.scale] * 2, "median": [view.at(0.5)] * 2, "range": [low, high]}
+        below = {
+            "zeros": profile.zeros / rows,
+            "nan": (profile.nan + profile.infinite) / rows,
+            "tail": tail_weight(view),
+        }
+        for at, expect in enumerate(self.expected):
+            for what, ends in expect.ranges.items():
+                found = [float(values[at]) for values in ranges[what]]
+                if not ends[0] <= found[0] <= found[1] <= ends[1]:
+                    out, end = (0, 0) if not ends[0] <= found[0] else (1, 1)
+                    kept: Any = []  # of no value any range is broken
+                    if not math.isnan(found[0]):
+                        least, most = min(ends[0], found[0]), max(ends[1], found[1])
+                        kept = [rounded_down(least), rounded_up(most)]
+                    yield self._broken(at, what, found[out], ends[end], kept)
+            for what, bound in expect.below.items():
+                value = float(below[what][at])
+                if value >= bound:
+                    kept = f"<{rounded_up(value * 1.01 + 1e-9):g}"
+                    yield self._broken(at, what, value, bound, kept)
+            if expect.constant and low[at] < high[at]:
+                yield self._broken(at, "constant", float(high[at]), float(low[at]), False)
 
-    def scales(self, view: View) -> Iterator[_Value]:
-        """Shares of the norm, effective features, scale outliers, block shares."""
-        shares, centred = _shares(view.square), _shares(view.std**2)
-        for k, name in enumerate(self.names):
-            yield _Value("norm share", float(shares[k]), name)
-            yield _Value("norm lift", float(shares[k] * len(shares)), name)
-            yield _Value("centred share", float(centred[k]), name)
-        yield _Value("effective features", _effective(shares) / len(shares))
-        root = np.sqrt(view.square)
-        distance = np.maximum(np.abs(_distance(root)), np.abs(_distance(view.robust)))
-        z = np.maximum(_modified_z(root), _modified_z(view.robust))
-        for at in np.flatnonzero(distance > 1.0):
-            k = int(at)
-            severities = ("fail", "warn") if z[k] > 3.5 else ("fail",)
-            yield _Value("scale outlier", float(distance[k]), self.names[k], severities=severities)
-        for block in self.blocks:
-            inside = self.of_block == block
-            ratio = float(shares[inside].sum() / inside.mean())
-            if view.std[inside].any():
-                yield _Value(
-                    "block share", max(ratio, 1.0 / ratio if ratio else np.inf), block=block
-                )
-
-    def row_shares(self, profile: Profile) -> Iterator[_Value]:
-        """Mean share of each feature in a row's squared norm."""
-        for name, share in zip(self.names, profile.row_share, strict=True):
-            yield _Value("row share", float(share), name)
-
-    def model(self, view: View, profile: Profile) -> Iterator[_Value]:
-        """What predicted a failed training, on some rows as the model meets them."""
-        alive = np.isin(
-            self.of_block,
-            [b for b in self.blocks if (profile.std[self.of_block == b] > 0).any()],
+    def _broken(self, at: int, what: str, value: float, limit: float, kept: object) -> Finding:
+        feature = self.features[at]
+        bigger = max(abs(value), abs(limit)) / max(min(abs(value), abs(limit)), 1e-300)
+        return Finding(
+            severity="fail",
+            metric=f"expected {what}",
+            feature=feature,
+            block=self.of_block[at],
+            slice="",
+            value=value,
+            limit=limit,
+            margin=min(bigger, 1e12) if math.isfinite(bigger) else 1e12,
+            why="the contract says what this column is, and these rows are something else",
+            fix=line({"audit": {"expect": {feature: {what: kept}}}}),
+            command=self.subject.command("", feature),
         )
-        variance, square = np.where(alive, view.std**2, 0.0), np.where(alive, view.square, 0.0)
-        total = variance.sum()
-        if not total:
-            return
-        by_block = {b: float(variance[self.of_block == b].sum() / total) for b in self.blocks}
-        judged = {b: share for b, share in by_block.items() if alive[self.of_block == b].any()}
-        if len(judged) > 1:
-            weakest = min(judged, key=lambda b: judged[b])
-            yield _Value("weakest block", judged[weakest], block=weakest)
-        shares = _shares(square)
-        largest = int(shares.argmax())
-        yield _Value("dominance", float(shares[largest]), self.names[largest])
-        rms = np.sqrt(square.sum() / alive.sum())
-        yield _Value("starved features", float((view.std[alive] < 0.1 * rms).mean()))
-        mean = np.where(alive, view.mean, 0.0)
-        yield _Value("offset", float(np.sqrt((mean**2).sum() / total)))
-
-    def block_shares(self, natural: View, model: View) -> Iterator[BlockShare]:
-        """Each block's part of the squared norm, before and after the treatment."""
-        before, after = _shares(natural.square), _shares(model.square)
-        for block in self.blocks:
-            inside = self.of_block == block
-            yield BlockShare(
-                block, int(inside.sum()), float(before[inside].sum()), float(after[inside].sum())
-            )
-
-    def peel(self, view: View) -> Iterator[Peel]:
-        """Effective features in natural units, as the three largest are taken away in turn."""
-        square = view.square.copy()
-        yield Peel("", _effective(_shares(square)))
-        for _ in range(min(3, len(self.names) - 1)):
-            largest = int(square.argmax())
-            square[largest] = 0.0
-            yield Peel(self.names[largest], _effective(_shares(square)))
 
 
-def _shares(square: F8) -> F8:
-    # Squares of float32 fit in float64, their sum over any number of columns too.
-    total = square.sum()
-    share: F8 = square / total if total > 0 else np.zeros_like(square)
-    return share
+def level_of(values: F8, warn: F8, fail: F8, *, low: bool) -> F8:
+    """Where values lie among their limits: 0 to 1, 1 to 2 beyond `warn`, 2 to 4 beyond `fail`.
+
+    Example:
+        >>> warn, fail = np.full(3, 0.2), np.full(3, 0.4)
+        >>> level_of(np.array([0.1, 0.3, 6.0]), warn, fail, low=False).round(2)
+        array([0.5 , 1.5 , 3.18])
+    """
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        if low:  # turned round, so that what is small is beyond
+            values, warn, fail = 1.0 / np.maximum(values, 1e-300), 1.0 / warn, 1.0 / fail
+        first = np.where(np.isnan(warn), fail, warn)
+        none = np.where((first == 0.0) & (values > 0.0), 1.0, 0.0)  # beyond 0, or of no limit
+        level = np.where(first > 0.0, np.abs(values) / first, none)
+        level = np.minimum(level, 1.0 - 1e-9)
+        beyond = values > warn
+        share = np.where(
+            np.isnan(fail),
+            np.log10(values / np.maximum(warn, 1e-300)),
+            (values - warn) / (fail - warn),
+        )
+        level = np.where(beyond, 1.0 + np.clip(np.nan_to_num(share), 0.0, 0.999), level)
+        decades = np.clip(np.nan_to_num(np.log10(values / np.maximum(fail, 1e-300))), 0.0, CLOSE)
+        level = np.where(values > fail, 2.0 + decades, level)
+    return np.where(np.isnan(values), np.nan, level)
 
 
-def _effective(shares: F8) -> float:
-    """Inverse Simpson index: as many equal features would be as uneven."""
-    total = float((shares**2).sum())
-    return 1.0 / total if total else 0.0
-
-
-def _distance(scale: F8) -> F8:
-    """Decades from the median feature; 0 where there is no scale."""
-    known = scale > 0
-    if not known.any():
-        return np.zeros_like(scale)
-    log = np.log10(np.where(known, scale, 1.0))
-    return np.where(known, log - np.median(log[known]), 0.0)
-
-
-def _modified_z(scale: F8) -> F8:
-    """Distance in robust deviations of the decades (Iglewicz and Hoaglin 1993)."""
-    distance = _distance(scale)
-    known = scale > 0
-    spread = 1.4826 * np.median(np.abs(distance[known])) if known.any() else 0.0
-    z: F8 = np.abs(distance) / spread if spread else np.where(distance != 0, np.inf, 0.0)
-    return z
-
-
-def _line(scaling: Scaling | None) -> str:
-    if scaling is None:
+def scaling_line(subject: Subject) -> str:
+    """What the pipeline does to the features, in a few words."""
+    if subject.scaling is None:
         return ""
-    return "scaling, fitted on train" + (", asinh" if scaling.squash.any() else "")
+    return "scaling, fitted on train" + (", asinh" if subject.scaling.squash.any() else "")
+
+
+def _number(bound: float | None) -> float:
+    return float("nan") if bound is None else bound
+
+
+def _override(warn: F8, fail: F8, at: NDArray[np.bool_], bound: Bound) -> None:
+    for held, given in ((warn, bound.warn), (fail, bound.fail)):
+        if given is not None:
+            held[at] = float("nan") if isinstance(given, str) else given

@@ -11,7 +11,10 @@ from featurekit.errors import FeaturekitError
 
 
 class _Commands(click.Group):
-    """Turns what a user can mend into a message and exit code 2, never a traceback."""
+    """Turns what a user can mend into a message and exit code 2, never a traceback.
+
+    Interrupted, a command exits as a shell says that it was, and not with the code of a gate.
+    """
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -20,6 +23,9 @@ class _Commands(click.Group):
             click.echo(f"featurekit: {error}", err=True)
         except OSError as error:
             click.echo(f"featurekit: {error.strerror or error}: {error.filename or ''}", err=True)
+        except KeyboardInterrupt:
+            click.echo("featurekit: interrupted", err=True)
+            sys.exit(130)
         sys.exit(2)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

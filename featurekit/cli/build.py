@@ -130,3 +130,5 @@ def _print(built: Build) -> None:
         console.print(Text(aside), soft_wrap=True)
     console.print()
     render(built.audit, console)
+    page = dataset.generation / "report.html"
+    console.print(Text(f"the page of all of it: {page}", style="dim"), soft_wrap=True)

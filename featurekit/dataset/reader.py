@@ -22,9 +22,13 @@ from featurekit.dataset.windows import SPLITS, Runs, split_rows
 from featurekit.errors import ConfigError, DatasetError, Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
-    from featurekit.audit import AuditReport
+    from featurekit.audit import AuditReport, Subject
+    from featurekit.cells import Cells
+    from featurekit.contract import AuditSpec
     from featurekit.dataset.loader import Batch, Loader
     from featurekit.feature import Feature
     from featurekit.profile import Profile
@@ -150,21 +154,33 @@ class Dataset:
 
         return Scaling.from_json(self.manifest.scaling)
 
-    def cells(self) -> dict[str, Profile]:
-        """Summaries of the rows by `split/slices`, such as `train/active`; `-` is no slice.
+    @cached_property
+    def cells(self) -> Cells:
+        """Summaries of the rows by split, slices and stretch of time.
 
         Raises:
             DatasetError: when the profile is missing or damaged.
         """
-        from featurekit.cells import load_profiles  # it compiles; rows are read without it
+        from featurekit.cells import Cells  # it compiles; rows are read without it
 
-        return load_profiles(self.generation / "profile")
+        path = self.generation / "profile"
+        stored = self.manifest.files.get("profile")
+        if stored is not None and path.is_file() and file_digest(path) != stored.xxh3_128:
+            raise DatasetError(
+                Problem(
+                    "the profile is damaged",
+                    where=str(path),
+                    expected=f"xxh3_128 {stored.xxh3_128}",
+                    got="another one",
+                    fix="build the dataset again, or copy this file again from where it came",
+                )
+            )
+        return Cells.load(path)
 
     @property
     def slices(self) -> tuple[str, ...]:
         """Names of the slices that the audit judges apart."""
-        held = [name.partition("/")[2].split("+") for name in self.cells()]
-        return tuple(dict.fromkeys(each for names in held for each in names if each != "-"))
+        return self.cells.slices
 
     def profile(self, split: str) -> Profile:
         """The summary of a split's rows, its slices added up.
@@ -173,13 +189,63 @@ class Dataset:
             ConfigError: when there is no such split.
             DatasetError: when the profile is missing, or the split has no rows.
         """
-        from featurekit.cells import merged  # as above
-
         _split_code(split)
-        found = merged(self.cells(), split)
-        if found is None:
+        found = self.cells.profile(split)
+        if not found.rows:
             raise DatasetError(Problem(f"the split {split!r} has no rows", where=str(self.path)))
         return found
+
+    def take(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        """A copy of the features `[n, F]` of rows, counted over all symbols."""
+        rows = np.empty((len(numbers), len(self.names)), np.float32)
+        for at, shard, inside in self._located(numbers):
+            rows[at] = shard.features[inside]
+        return rows
+
+    def times(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The UTC ns `[n]` of rows, counted over all symbols."""
+        times = np.empty(len(numbers), np.int64)
+        for at, shard, inside in self._located(numbers):
+            times[at] = shard.time[inside]
+        return times
+
+    def _located(
+        self, numbers: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], MappedShard, NDArray[np.int64]]]:
+        """Which of the rows lie in each shard, and where in it."""
+        starts = self.manifest.shard_starts
+        where = np.searchsorted(starts, numbers, side="right") - 1
+        for code, shard in enumerate(self.shards):
+            at = np.flatnonzero(where == code)
+            yield at, shard, numbers[at] - starts[code]
+
+    def subject(self, spec: AuditSpec | None = None) -> Subject:
+        """What the audit needs of these rows; `spec` in place of the pipeline's `audit:`.
+
+        Raises:
+            ConfigError: when the `audit:` or `slices:` that it was built with cannot be read.
+            DatasetError: when the profile is missing or damaged.
+        """
+        from featurekit.dataset.audited import subject  # as above
+
+        shards = self.manifest.shards
+        return subject(
+            self.manifest.pipeline,
+            name=self.manifest.name,
+            path=self.path,
+            digest=self.manifest.data_digest,
+            features=self.features,
+            cells=self.cells,
+            scaling=self.scaling,
+            rows=self,
+            symbols=len(self.symbols),
+            span=(
+                min(rows.first_time for shard in shards for rows in shard.symbols),
+                max(rows.last_time for shard in shards for rows in shard.symbols),
+            ),
+            spec=spec,
+            frame=self.to_polars,
+        )
 
     @cached_property
     def audit(self) -> AuditReport:

@@ -123,6 +123,12 @@ class ShardFile:
             self._file.close()
             self.digest = file_digest(self.path)
 
+    def read(self, name: str) -> NDArray[Any]:
+        """A tensor of the finished file, mapped into memory."""
+        tensor = self.layout.tensors[name]
+        at = len(self.layout.header) + tensor.at
+        return np.memmap(self.path, tensor.dtype, "r", at, tensor.shape)
+
     def _write_at(self, at: int, content: bytes) -> None:
         assert self._file is not None  # noqa: S101  # write() opened it
         left = memoryview(content)

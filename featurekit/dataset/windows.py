@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from featurekit.splitmix import MASK, STEP, mix, mix_all
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -23,9 +25,6 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 DEFAULT_WINDOW = 20
 ORDER_VERSION = 1  # moves when the same seed and epoch would give another order
-
-_MASK = 2**64 - 1
-_STEP = 0x9E3779B97F4A7C15  # splitmix64's odd increment: distinct rows keep distinct keys
 
 
 def split_rows(time: NDArray[np.int64], cuts: Sequence[int]) -> tuple[int, ...]:
@@ -113,10 +112,10 @@ def epoch_order(starts: NDArray[np.int64], digest: str, seed: int, epoch: int) -
         array([4, 1, 5, 2, 0, 3])
     """
     key = int(digest, 16)
-    state = _mix(_mix(_mix(key >> 64 & _MASK) ^ (key & _MASK)) ^ (seed & _MASK))
-    state = _mix(state ^ (epoch & _MASK))
-    keys = starts.astype(np.uint64) * np.uint64(_STEP) + np.uint64(state)
-    return starts[np.argsort(_mix_all(keys))]
+    state = mix(mix(mix(key >> 64 & MASK) ^ (key & MASK)) ^ (seed & MASK))
+    state = mix(state ^ (epoch & MASK))
+    keys = starts.astype(np.uint64) * np.uint64(STEP) + np.uint64(state)
+    return starts[np.argsort(mix_all(keys))]
 
 
 def gather(
@@ -146,15 +145,3 @@ def gather(
         y_BK[at] = shard.targets[rows + last]
         time[at] = shard.time[rows + last]
     return x_BTF, y_BK, time
-
-
-def _mix(value: int) -> int:
-    """One step of splitmix64, a bijection of 64 bits."""
-    return int(_mix_all(np.array([(value + _STEP) & _MASK], np.uint64))[0])
-
-
-def _mix_all(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    keys ^= keys >> np.uint64(31)
-    return keys

@@ -142,6 +142,42 @@ class DatasetWriter:
             place.shard.write(place.start + place.written, rows)
         place.note(rows, self.max_gap)
 
+    def take(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The features `[n, F]` of rows that were written, counted over all symbols."""
+        rows = np.empty((len(numbers), len(self.features)), np.float32)
+        for at, shard, inside in self._located(numbers):
+            rows[at] = shard.read("features")[inside]
+        return rows
+
+    def times(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The UTC ns `[n]` of rows that were written, counted over all symbols."""
+        times = np.empty(len(numbers), np.int64)
+        for at, shard, inside in self._located(numbers):
+            times[at] = shard.read("time")[inside]
+        return times
+
+    def _located(
+        self, numbers: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], ShardFile, NDArray[np.int64]]]:
+        starts = np.cumsum([0, *(shard.layout.rows for shard in self._shards)])
+        where = np.searchsorted(starts, numbers, side="right") - 1
+        for code, shard in enumerate(self._shards):
+            at = np.flatnonzero(where == code)
+            if len(at):
+                yield at, shard, numbers[at] - starts[code]
+
+    def first_number(self, symbol: str) -> int:
+        """The number of a symbol's first row, counted over all symbols."""
+        place = self._places[symbol]
+        before = self._shards[: self._shards.index(place.shard)]
+        return sum(shard.layout.rows for shard in before) + place.start
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """UTC ns of the first and the last row that were written."""
+        places = self._places.values()
+        return min(p.first_time for p in places), max(p.last_time for p in places)
+
     def _check_block(
         self,
         symbol: str,
@@ -234,7 +270,7 @@ class DatasetWriter:
                 splits={},
                 shards=tuple(self._described(shard) for shard in self._shards),
                 files={each: self._staging.store(each, files[each]) for each in sorted(files)},
-                data_digest=self._data_digest(cuts, embargo),
+                data_digest=self.data_digest(cuts, embargo),
                 fingerprints=fingerprints,
                 pipeline=pipeline,
                 scaling=scaling,
@@ -263,7 +299,8 @@ class DatasetWriter:
             shard.path.name, shard.layout.rows, shard.layout.bytes, shard.digest, tuple(symbols)
         )
 
-    def _data_digest(self, cuts: tuple[int, int], embargo: int) -> str:
+    def data_digest(self, cuts: tuple[int, int], embargo: int) -> str:
+        """Names the logical content of what was written, whichever files or blocks made it."""
         content = {
             "features": [feature.name for feature in self.features],
             "targets": [asdict(target) for target in self.targets],
