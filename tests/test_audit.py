@@ -427,6 +427,12 @@ def test_just_within_the_limit_it_is_silent(case: Case) -> None:
     assert [f for f in report.findings if f.metric == case.metric] == []
 
 
+@pytest.mark.parametrize("metric", LIMITS)
+def test_every_fix_is_a_line_of_yaml(metric: str) -> None:
+    document = yaml.safe_load(LIMITS[metric].fix.replace("FEATURE", "a.x"))
+    assert document is None or set(document) <= {"scaling", "audit", "slices", "splits", "fills"}
+
+
 def test_every_metric_is_planted() -> None:
     assert {case.metric for case in CASES} == set(LIMITS)
 

@@ -31,7 +31,8 @@ class Fixes:
         metric, limit = measure.metric, LIMITS[measure.metric]
         feature = self.features[at] if measure.of == "feature" else ""
         if limit.fix not in RESCALED or self.subject.scaling is None:
-            return limit.fix.replace("{FEATURE:", f"{{{_key(feature)}:").replace("FEATURE", feature)
+            shown = " ".join(feature.split())  # a comment ends with its line
+            return limit.fix.replace("{FEATURE:", f"{{{_key(feature)}:").replace("FEATURE", shown)
         better = self._rescaled(metric, at) if feature else self._all_rescaled()
         if better is not None:
             return better
@@ -43,8 +44,8 @@ class Fixes:
         if feature or block:
             known = {"features": {feature: known}} if feature else {"blocks": {block: known}}
         told = line({"audit": {"limits": {metric: known}}})
-        gone = feature or (f"block {block}" if block else "")
-        return f"leave {gone} out, or {told}" if gone else told
+        gone = " ".join((feature or (f"block {block}" if block else "")).split())
+        return f"{told}  # or leave {gone} out" if gone else told
 
     def _rescaled(self, metric: str, at: int) -> str | None:
         """A scaling of one feature that does more than the present one."""

@@ -1,4 +1,4 @@
-"""The metrics: beyond which values they are findings, why it matters, and what mends it."""
+"""The metrics: beyond which values they are findings, why it matters, and the YAML that mends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ SQUASHED = "scaling: {squash: asinh}"
 ROBUST = "scaling: {kind: robust, squash: asinh}"
 RESCALED = (SCALED, SQUASHED, ROBUST)  # mended by another scaling of the feature
 SPARSE = "audit: {expect: {FEATURE: {sparse: true}}}"
-LEAVE_OUT = "leave FEATURE out, or audit: {expect: {FEATURE: {constant: true}}}"
+CONSTANT = "audit: {expect: {FEATURE: {constant: true}}}  # or leave it out"
+AGAIN = "# build again: the scaling is then fitted on rows like these"
+BOTH = "# look at both: featurekit audit ... --against OTHER --html drift.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +39,16 @@ LIMITS = {
         0.0,
         "one NaN or infinity in a batch makes the loss and every weight NaN",
         "share of null, NaN, +inf and -inf",
-        "--on-bad quarantine",
+        "# set aside the bars behind it: featurekit build PIPELINE --on-bad quarantine",
     ),
     "overflow": Limit(
         None,
         0.0,
         "values beyond 3.4e38 are infinite in the float32 that a model reads",
         "share of values that are finite before the cast to float32 and infinite after it",
-        "divide the column by its unit before it is stored",
+        "# divide FEATURE by its unit before it is stored",
     ),
-    "dead": Limit(None, 0.0, "a column that never changes teaches nothing", "max = min", LEAVE_OUT),
+    "dead": Limit(None, 0.0, "a column that never changes teaches nothing", "max = min", CONSTANT),
     "dead block": Limit(
         0.0,
         None,
@@ -59,7 +61,7 @@ LIMITS = {
         None,
         "where this condition holds the column teaches nothing",
         "max = min in a slice of at least 1% of the rows",
-        "leave FEATURE out, or slices: {}",
+        "slices: {}  # or leave FEATURE out",
     ),
     "near-constant": Limit(
         0.95,
@@ -80,7 +82,7 @@ LIMITS = {
         4.0,
         "the cast to float32 leaves too few levels: the changes are rounded away",
         "2 robust scales over the distance of neighbouring float32 at the median",
-        "store changes instead of levels",
+        "# store FEATURE as a change, not as a level",
         low=True,
     ),
     "norm share": Limit(
@@ -250,7 +252,7 @@ LIMITS = {
         1.0,
         "a scaling fitted on the reference leaves these rows on another scale",
         "|log2| of the robust scale over that of the reference, 0 where chance may reach it",
-        "build the dataset again with the scaling fitted on rows like these",
+        AGAIN,
         compared=True,
     ),
     "median shift": Limit(
@@ -258,7 +260,7 @@ LIMITS = {
         0.5,
         "the middle of the feature has moved against the reference",
         "|median - that of the reference| over its robust scale, 0 where chance may reach it",
-        "build the dataset again with the scaling fitted on rows like these",
+        AGAIN,
         compared=True,
     ),
     "shape drift": Limit(
@@ -266,7 +268,7 @@ LIMITS = {
         0.25,
         "the distribution is another one than in the reference, beyond what chance does",
         "population stability index over ten groups, 0 where chance may reach it",
-        "look at both: featurekit audit ... --against OTHER --html drift.html",
+        BOTH,
         compared=True,
     ),
     "shape distance": Limit(
@@ -274,7 +276,7 @@ LIMITS = {
         0.25,
         "the distribution has moved against the reference",
         "Wasserstein distance over the reference's robust scale, 0 where chance may reach it",
-        "look at both: featurekit audit ... --against OTHER --html drift.html",
+        BOTH,
         compared=True,
     ),
     "mismatch": Limit(
@@ -282,7 +284,7 @@ LIMITS = {
         0.0,
         "rows of one symbol and time differ: training and serving do not compute the same",
         "share of joined rows whose values differ by more than 1e-5 of themselves",
-        "compute both with one pipeline: fk.Pipeline.from_yaml(...).transform(bars, fills)",
+        "# compute both with one pipeline: pipeline.transform(bars, fills)",
         compared=True,
     ),
     "unit change": Limit(
@@ -290,7 +292,7 @@ LIMITS = {
         0.0,
         "one side is the other times a constant: a unit, a sign or a multiplier has changed",
         "|log2| of the median ratio of joined rows, where the ratio is steady",
-        "the same unit on both sides",
+        "# the same unit on both sides",
         compared=True,
     ),
     "unmatched rows": Limit(
@@ -298,7 +300,7 @@ LIMITS = {
         None,
         "rows of one table have no partner of their symbol and time in the other",
         "share of the keys of the larger table that the other lacks",
-        "the same bars on both sides",
+        "# the same bars on both sides",
         compared=True,
     ),
     "missing column": Limit(
@@ -306,7 +308,7 @@ LIMITS = {
         0.0,
         "the reference has a feature that these rows lack: a model that was trained on it fails",
         "in the reference, and not here",
-        "add FEATURE again",
+        "# add FEATURE again",
         compared=True,
     ),
     "new column": Limit(
@@ -314,7 +316,7 @@ LIMITS = {
         None,
         "a feature that the reference does not have: no model was trained on it",
         "here, and not in the reference",
-        "build the reference again, or leave FEATURE out",
+        "# build the reference again, or leave FEATURE out",
         compared=True,
     ),
     "unrepresentative": Limit(
@@ -322,7 +324,7 @@ LIMITS = {
         None,
         "too few train rows of this slice to fit a scaling on, or to say that it passes",
         "rows of the slice in train",
-        "more bars or fills, or splits: {train: 0.8, validation: 0.1, test: 0.1}",
+        "splits: {train: 0.8, validation: 0.1, test: 0.1}  # or more bars or fills",
         low=True,
     ),
 }

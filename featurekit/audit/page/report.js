@@ -1003,9 +1003,7 @@
     if (!place || place.childElementCount) return;
     const fix = finding.querySelector(".fix code"), command = finding.querySelector(".command code");
     const { feature, block } = finding.dataset;
-    // "leave it out, or audit: {...}": the line of YAML is what can be pasted.
-    const line = fix && fix.textContent.replace(/^.*?, or (?=\w+: )/, "");
-    if (line) place.append(button("Copy YAML", () => copy(line)));
+    if (fix) place.append(button("Copy YAML", () => copy(fix.textContent)));
     if (command) place.append(button("Copy command", () => copy(command.textContent)));
     if (!jumps) return;
     place.append(button("Jump", () => {
