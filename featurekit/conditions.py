@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 DEFAULT_SLICES = {"active": '"position.side" != 0', "flat": '"position.side" = 0'}
 
 
+MOST = 16  # cells are sets of slices, and may be twice as many with each
+
+
 class Conditions:
     """Conditions in SQL on columns of a table; bit k of a row's code is condition k.
 
     Raises:
         ConfigError: when one is no SQL, names a column that there is not, or is not true or false
-            of a row by itself.
+            of a row by itself; when there are more than 16.
 
     Example:
         >>> Conditions({"up": "x > 0"}, ["x"]).of(np.array([[1.0], [-1.0]], np.float32))
@@ -36,6 +39,10 @@ class Conditions:
         self._places = {name: at for at, name in enumerate(columns)}
         self._conditions = []
         problems = []
+        if len(conditions) > MOST:
+            expected = f"at most {MOST}, which may overlap"
+            where, got = f"{source}, key slices", f"{len(conditions)} slices"
+            problems.append(Problem("there are too many slices", where, expected, got))
         for name, sql in conditions.items():
             where, expected = f"{source}, key slices.{name}", "a condition on the columns of a row"
             fix = f"""{name}: '"{next(iter(columns), "position.side")}" > 0'"""
@@ -63,7 +70,10 @@ class Conditions:
         """The code of each row."""
         code = np.zeros(len(rows), np.int64)
         for bit, (expression, roots) in enumerate(self._conditions):
-            frame = pl.DataFrame({root: rows[:, self._places[root]] for root in roots})
+            # polars orders NaN above all numbers; a value that is not known is in no slice.
+            frame = pl.DataFrame(
+                {root: pl.Series(rows[:, self._places[root]], nan_to_null=True) for root in roots}
+            )
             holds = frame.select(expression.alias("holds"))["holds"].fill_null(False).to_numpy()
             code |= holds.astype(np.int64) << bit
         return code

@@ -16,14 +16,9 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
-from click.testing import CliRunner
-from rich.console import Console
 
 import featurekit as fk
-from featurekit.audit.faults import FAULTS
 from featurekit.audit.limits import LIMITS
-from featurekit.audit.selftest import selftest
-from featurekit.cli import main
 from featurekit.errors import DataError
 from featurekit.profile import Profile
 from featurekit.scaling import Scaling, ScalingSpec, Treatment
@@ -445,50 +440,6 @@ def test_clean_rows_pass(spec: ScalingSpec | None) -> None:
     assert report.effective == pytest.approx(F, rel=1e-3)
     assert {column["status"] for column in report.columns} == {"ok"}
     assert not any(map(report.breaches, ("warn", "fail", "never")))
-
-
-# --- the self-test -------------------------------------------------------------------------------
-
-SOME = ("zeros", "scale outlier", "new column")
-
-
-@pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """A self-test of three faults."""
-    faults = tuple(fault for fault in FAULTS if fault.metric in SOME)
-    monkeypatch.setattr("featurekit.audit.selftest.FAULTS", faults)
-    rows = frame(clean())
-    monkeypatch.setattr(
-        "featurekit.audit.selftest._clean_reports", lambda: iter([("clean", fk.audit(rows))])
-    )
-    limits = {metric: LIMITS[metric] for metric in SOME}
-    monkeypatch.setattr("featurekit.audit.selftest.LIMITS", limits)
-    return monkeypatch
-
-
-def test_the_self_test_passes(short: pytest.MonkeyPatch) -> None:
-    del short
-    assert CliRunner().invoke(main, ["audit", "--selftest"]).exit_code == 0
-
-
-@pytest.mark.parametrize("metric", SOME)
-def test_the_self_test_fails_where_a_limit_is_blind(metric: str, short: pytest.MonkeyPatch) -> None:
-    short.setitem(LIMITS, metric, replace(LIMITS[metric], warn=None, fail=None))
-    done = CliRunner().invoke(main, ["audit", "--selftest"])
-    assert done.exit_code == 1
-    (line,) = (line for line in done.stdout.splitlines() if line.strip().startswith(metric))
-    assert "NO" in line
-
-
-def test_the_self_test_fails_where_a_limit_cries_wolf(short: pytest.MonkeyPatch) -> None:
-    short.setitem(LIMITS, "spread ratio", replace(LIMITS["spread ratio"], warn=0.9))
-    assert not selftest(Console(quiet=True))
-
-
-def test_the_self_test_fails_where_a_metric_has_no_fault(short: pytest.MonkeyPatch) -> None:
-    limits = {metric: LIMITS[metric] for metric in (*SOME, "dead")}
-    short.setattr("featurekit.audit.selftest.LIMITS", limits)
-    assert not selftest(Console(quiet=True))
 
 
 # --- what is judged, and where -------------------------------------------------------------------

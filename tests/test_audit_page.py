@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 from contextlib import suppress
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -153,6 +154,61 @@ def test_unknown_values_and_missing_parts_are_no_error() -> None:
     assert "FAIL" in to_html(made)
 
 
+def without_values() -> Document:
+    """A document whose first feature has no finite value, of as little as the audit says of it."""
+    made = document(3)
+    feature = made["features"][0]
+    feature["histogram"] = {"edges": [], "counts": []}
+    feature["stats"] = dict.fromkeys(feature["stats"]) | {"count": 0.0, "nan": 1.0, "zeros": 0.0}
+    for values in (feature, feature["scaled"]):
+        for key in ("quantiles", "abs_quantiles"):
+            values[key] = [None] * len(made["probabilities"])
+    feature["time"] = [None] * len(feature["time"])
+    return made
+
+
+@pytest.mark.parametrize("redact", [False, True])
+def test_a_feature_without_values_has_a_page(redact: bool) -> None:
+    feature = embedded(to_html(without_values(), redact=redact))["features"][0]
+    assert feature["histogram"] == {"edges": [], "counts": []}
+    assert set(feature["quantiles"]) == {None}
+
+
+def histograms(made: Document) -> list[Document]:
+    holders = [each[key] for each in (dict(f, own=f) for f in made["features"])
+               for key in ("own", "reference")]  # fmt: skip
+    return [holder["histogram"] for holder in holders if holder]
+
+
+def test_edges_increase(made: Document, page: str) -> None:
+    made = json.loads(json.dumps(made))
+    made["features"][0]["histogram"] = {
+        "edges": [-1e38, -2.0, -1.2e-38, 0.0, 1.2e-38, 1.00001, 1.00002, 980_000.0, 3.4e38],
+        "counts": [1] * 8,
+    }
+    told = histograms(embedded(to_html(made)))
+    assert len(told) > 200
+    for exact, drawn in zip(histograms(made), told, strict=True):
+        assert drawn["counts"] == exact["counts"]
+        assert all(low < high for low, high in pairwise(drawn["edges"]))
+        assert drawn["edges"] == pytest.approx(exact["edges"], rel=0.0051)
+    assert histograms(embedded(page))[1:] == told[1:]
+
+
+def test_the_limits_of_a_feature_are_its_own() -> None:
+    made = document(4)
+    first, second, third, _ = (each["checks"] for each in made["features"])
+    first["zeros"].update(warn=0.7, fail=None)
+    del second["zeros"]["warn"], second["zeros"]["fail"]  # of an older audit
+    third["of its own"] = {"value": 1.0, "level": 0.5, "severity": "", "warn": 2.0, "fail": 3.0}
+    told = embedded(to_html(made))
+    metrics = [each["metric"] for each in told["checks"]]
+    zeros, own = metrics.index("zeros"), metrics.index("of its own")
+    assert [each["checks"][zeros][3:] for each in told["features"]] == [[0.7, None], [], [], []]
+    assert told["features"][2]["checks"][own][3:] == [2.0, 3.0]
+    assert sum(len(check or ()) > 3 for each in told["features"] for check in each["checks"]) == 2
+
+
 def marked() -> Document:
     """A document whose every extreme is a number that stands nowhere else."""
     made = document(20)
@@ -185,6 +241,102 @@ def test_redacted_pages_hold_no_extreme() -> None:
     assert embedded(redacted)["probabilities"] == [0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99]
 
 
+EXTREMES = (987_654.0, -1_234_567.0)
+NOTATIONS = (
+    "987654", "987,654", "9.877e+05", "9.877e5", "987700", "988000", "980000", "990000", "9,880x",
+    "1234567", "1,234,567", "1.235e+06", "1.235e6", "1234570", "1235000", "1230000", "1300000",
+)  # fmt: skip
+
+
+def planted() -> Document:
+    """A document of two extremes that are in every feature and in what is said of one."""
+    made = document(extremes=EXTREMES)
+    made["features"] = [each for each in made["features"] if each["stats"]["scale"] < 1e5]
+    name = made["features"][0]["name"]
+    of = {
+        "expected range": (100.0, "audit: {expect: {x: {range: [-1300000.0, 990000.0]}}}"),
+        "expected constant": (EXTREMES[1], "audit: {expect: {x: {constant: false}}}"),
+    }
+    for key, metric in (("findings", "expected range"), ("repaired", "expected constant"),
+                        ("waived", "expected range")):  # fmt: skip
+        limit, fix = of[metric]
+        made[key].insert(0, {
+            "severity": "fail", "metric": metric, "feature": name, "block": "market",
+            "slice": "", "value": EXTREMES[0], "limit": limit, "margin": 9876.54,
+            "why": "the contract says so", "fix": fix, "command": "featurekit audit x",
+            "repaired_by": "", "reason": "known", "until": "",
+        })  # fmt: skip
+    made["sentence"] = f"{name}: expected range 9.877e+05 > 100; the contract says so; 4 of 9."
+    made["features"][0]["contract"] = {"expect": {"range": [-5, 100]}, "broken": ["range"]}
+    return made
+
+
+def numbers(told: Any) -> Iterator[float]:  # noqa: ANN401  # any JSON
+    """Magnitudes of what is told of values; a check is a ratio or a share."""
+    if isinstance(told, float):
+        yield abs(told)
+    elif isinstance(told, (dict, list)):
+        inner = told.items() if isinstance(told, dict) else enumerate(told)
+        yield from (n for key, each in inner if key != "checks" for n in numbers(each))
+
+
+def test_redacted_pages_tell_no_extreme() -> None:
+    made = planted()
+    plain, redacted = to_html(made), to_html(made, redact=True)
+    extreme = re.compile(rf"(?<![\d.])(?:{'|'.join(map(re.escape, NOTATIONS))})")
+    assert len(set(extreme.findall(plain))) > 10
+    assert extreme.findall(redacted) == []
+    near = [
+        [number for number in numbers(embedded(page)["features"])
+         if any(number == pytest.approx(abs(extreme), rel=0.05) for extreme in EXTREMES)]
+        for page in (plain, redacted)
+    ]  # fmt: skip
+    assert len(near[0]) > 1_000
+    assert near[1] == []
+    text = text_of(redacted)
+    name = made["features"][0]["name"]
+    assert f"{name}: expected range; the contract says so. " in text
+    assert f"{name} expected range beyond 100 " in text
+    assert f"{name} expected constant — " in text
+    assert '"expect":{"range":[-5,100]},"broken":["range"]' in redacted
+
+
+def test_redacted_pages_tell_what_is_robust(made: Document) -> None:
+    exact = made["features"]
+    told = embedded(to_html(made, redact=True))["features"]
+    kept = {"count", "nan", "inf", "zeros", "median", "scale", "tail", "independent", "error"}
+    for each, before in zip(told, exact, strict=True):
+        assert set(each["stats"]) == kept & set(before["stats"])
+        for part, whole in ((each, before), (each["reference"], before["reference"])):
+            if not part:
+                continue
+            low, high = whole["quantiles"][2], whole["quantiles"][-3]
+            edges, counts = part["histogram"]["edges"], part["histogram"]["counts"]
+            assert len(edges) == len(counts) + 1
+            assert edges == sorted(edges)
+            assert [edges[0], edges[-1]] == pytest.approx([low, high], rel=0.3, abs=1e-9)
+            assert counts[0] > 0 < counts[-1]
+            assert sum(counts) == pytest.approx(0.98 * 2_000, rel=0.02)
+            assert part["quantiles"][0] == pytest.approx(low, rel=1e-4)
+        if each["scaled"]:
+            assert set(each["scaled"]) == {"squash", "quantiles", "abs_quantiles"}
+
+
+def test_a_histogram_ends_at_the_quantiles() -> None:
+    made = document(1, reference=False)
+    feature = made["features"][0]
+    feature["quantiles"][2], feature["quantiles"][-3] = -2.0, 5.0
+    feature["histogram"] = {
+        "edges": [-987_654.0, -4.0, -3.0, -1.0, 0.0, 3.0, 987_654.0],
+        "counts": [5, 0, 50, 0, 900, 45],
+    }
+    told = embedded(to_html(made, redact=True))["features"][0]
+    assert told["histogram"] == {
+        "edges": [-2.0, -1.0, 0.0, 3.0, 5.0],
+        "counts": [45, 0, 900, 35],
+    }
+
+
 def test_the_document_is_not_changed(made: Document) -> None:
     before = json.dumps(made)
     to_html(made, redact=True)
@@ -196,7 +348,7 @@ def test_the_same_document_makes_the_same_page(made: Document, page: str) -> Non
 
 
 def test_size(page: str) -> None:
-    """A ratchet: 529 KB with a reference, 138 repaired findings and three slices."""
+    """A ratchet: 531 KB with a reference, 138 repaired findings and three slices."""
     assert len(page.encode()) < 560_000
     assert len(to_html(document(1, verdict="pass")).encode()) < 110_000
 
@@ -498,6 +650,42 @@ def test_the_drawer(opened: Browser, made: Document) -> None:
     assert opened.name == ""
 
 
+def test_the_drawer_shows_the_limits_of_the_feature(browser: Browser) -> None:
+    made = document(3)
+    for metric, warn, fail in (("zeros", 0.7, None), ("scale drift", 0.01, 0.02)):
+        made["features"][0]["checks"][metric].update(warn=warn, fail=fail)
+    browser.errors()
+    browser.open(to_html(made), "limits", "#tab=table&feature=" + made["features"][0]["name"])
+    shown = []
+    for _ in range(2):
+        checks = browser.texts("#drawer .check summary")
+        shown.append([check for check in checks if check.startswith(("zeros", "scale drift"))])
+        browser.press("j")
+    assert "warn > 0.7" in shown[0][0]
+    assert "fail" not in shown[0][0]
+    assert "warn > 0.01, fail > 0.02" in shown[0][1]
+    assert "warn > 0.5, fail > 0.95" in shown[1][0]
+    assert "warn > 0.5, fail > 1" in shown[1][1]
+    browser.press("2")
+    browser.run("document.querySelector('.chart svg').focus()")
+    row = list(made["features"][0]["checks"]).index("zeros")
+    browser.press("ArrowLeft", "ArrowLeft", "ArrowLeft", *["ArrowDown"] * row)
+    assert browser.texts("#tip dd")[1] == "warn > 0.7"
+    assert browser.errors() == []
+
+
+@pytest.mark.parametrize("redact", [False, True])
+def test_a_feature_without_values_opens(browser: Browser, redact: bool) -> None:
+    browser.errors()
+    browser.open(to_html(without_values(), redact=redact), "bare", "#feature=market.ret_1")
+    assert browser.name == "market.ret_1"
+    assert "No histogram." in browser.texts("#drawer")[0]
+    for tab in TABS:
+        browser.click(f"#tab-{tab}")
+        assert browser.run(BROKEN + "return broken(document)") == []
+    assert browser.errors() == []
+
+
 def test_copied_yaml_is_the_line_as_it_is(browser: Browser) -> None:
     made = document(12)
     made["findings"][0]["fix"] = fix = "audit: {expect: {'<a.b>': {sparse: true}}}  # or leave it"
@@ -733,8 +921,13 @@ def test_a_redacted_page_opens(browser: Browser) -> None:
     browser.open(to_html(marked(), redact=True), "redacted", "#feature=position.notional")
     browser.press("5", "j", "Enter", "j")
     text = " ".join(browser.texts("#drawer"))
-    assert "outermost bins left out" in text
-    assert "max" not in browser.texts("#drawer section table th")
+    assert "from q1 to q99: the rest is left out" in text
+    assert not {"max", "mean", "std"} & set(browser.texts("#drawer section table th"))
+    assert "center) / scale" in text
+    assert "Std" not in browser.texts("#panel-table th")
+    for _ in range(20):
+        assert browser.run(BROKEN + "return broken(document)") == []
+        browser.press("j")
     assert browser.errors() == []
 
 

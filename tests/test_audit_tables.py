@@ -19,7 +19,9 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 import featurekit as fk
+from featurekit.audit import audit_subject
 from featurekit.audit.outputs import to_github, to_junit
+from featurekit.audit.table import read_table, table_subject
 from featurekit.audit.text import render, render_feature
 from featurekit.cli import main
 from featurekit.errors import DataError
@@ -202,7 +204,7 @@ def test_json_is_of_the_content_and_not_of_its_place(
 
 def test_a_command_of_a_finding_shows_it(files: Path) -> None:
     path = files / "fail.parquet"
-    report = fk.audit(pl.read_parquet(path), source=str(path))
+    report = audit_subject(table_subject(read_table(path), source=str(path), kind="file"))
     command = next(f.command for f in report.findings if f.feature)
     done = run(*command.split()[2:])
     assert done.exit_code == 1
@@ -226,7 +228,7 @@ def test_junit_fails_where_the_gate_would(files: Path, tmp_path: Path) -> None:
 def test_junit_has_what_only_the_reference_has() -> None:
     rows = frame(clean())
     report = fk.audit(rows.drop("market.f3"), against=rows)
-    suite = parsed(to_junit(report))
+    suite = parsed(to_junit(report, "fail"))
     (failed,) = (case for case in suite if case.find("failure") is not None)
     assert failed.get("name") == "market.f3"
     assert (suite.get("tests"), suite.get("failures")) == ("25", "1")
@@ -293,7 +295,7 @@ TABLES: dict[str, tuple[pl.DataFrame | np.ndarray, str, set[str]]] = {
     "constant": (np.full((50, 3), 2.0), "warn", {"dead block"}),
     "zeros": (np.zeros((50, 3)), "fail", {"dead block"}),
     "one row": (np.ones((1, 3)), "warn", {"dead block"}),
-    "two rows": (np.array([[1.0, -1.0], [-1.0, 1.0]]), "pass", set()),
+    "two rows": (np.array([[1.0, -1.0], [-1.0, 1.0]]), "warn", {"unrepresentative"}),
     "subnormal": (ROWS * 1e-41, "warn", {"dead at initialisation"}),
     "1e38": (ROWS * 5e37, "pass", set()),
     "1e300": (ROWS * 1e300, "fail", {"overflow"}),
@@ -360,7 +362,7 @@ def test_curious_names_are_told_as_they_are(name: str, tmp_path: Path) -> None:
     for text in (done.stdout, run(path).stdout):
         assert "\x1b" not in text
         assert "Traceback" not in text
-    suite = parsed(to_junit(report))
+    suite = parsed(to_junit(report, "fail"))
     assert suite.get("failures") == "2"
     for line in to_github(report):
         assert line.startswith("::")

@@ -1,8 +1,9 @@
 """Proof of worth: the model view tells failing input treatments from learning ones, untrained.
 
 The rows are simulated: the stream on which gradient death was measured. That raw input, layer_norm
-alone, RobustScaler and a scaler fitted before positions opened fail to learn there, and that a
-representative z-score learns, was found by training; here nothing is trained.
+alone, RobustScaler and a scaler fitted before positions opened leave much unlearned there (the
+last with asinh the least), and that a representative z-score learns, was found by training; here
+nothing is trained.
 """
 
 from __future__ import annotations

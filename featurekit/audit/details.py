@@ -153,8 +153,14 @@ def _checks(measures: Sequence[Measure], judged: Judged) -> dict[str, list[dict[
             before = held[k]
             if before is None or level[k] > before["level"]:
                 severity = "fail" if level[k] >= 2.0 else "warn" if level[k] >= 1.0 else ""
-                value = {"value": float(measure.values[k]), "level": float(level[k])}
-                held[k] = value | {"severity": severity}
+                warn, fail = judged.bounds[measure.metric, measure.slice]
+                held[k] = {
+                    "value": float(measure.values[k]),
+                    "level": float(level[k]),
+                    "severity": severity,
+                    "warn": float(warn[k]),
+                    "fail": float(fail[k]),
+                }
     return found
 
 

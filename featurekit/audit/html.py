@@ -29,7 +29,8 @@ EMPTY = "—"
 def to_html(document: Json, *, redact: bool = False) -> str:
     """One self-contained page, UTF-8 text; `redact` leaves out the extremes of every feature.
 
-    Extremes are min, max, the outermost quantiles and the outermost bins of the histograms.
+    Then only robust statistics stay, quantiles and histograms end at 1% and 99%, and findings of
+    an expected range or constant tell no value.
     """
     if redact:
         document = redacted(document)
@@ -204,6 +205,8 @@ def _finding(finding: Json, index: Mapping[Any, int]) -> str:
     severity = "fail" if finding.get("severity") == "fail" else "warn"
     sign = "<" if value is not None and limit is not None and value < limit else ">"
     number = _number(value) + (f" {sign} {_number(limit)}" if limit is not None else "")
+    if value is None and limit is not None:
+        number = f"beyond {_number(limit)}"
     place = feature or (f"block {block}" if block else "all features")
     target = f' data-feature="{index[feature]}"' if feature and feature in index else ""
     target += f' data-block="{_text(block)}"' if block and not feature else ""

@@ -82,5 +82,5 @@ def _differences(a: F8, b: F8) -> tuple[float, float]:
         return share, float("nan")
     with np.errstate(invalid="ignore", over="ignore"):
         low, middle, high = np.quantile(b[live] / a[live], [0.25, 0.5, 0.75])
-        steady = middle > 0.0 and (high - low) <= UNIT * middle and abs(middle - 1.0) > UNIT
-    return share, abs(math.log2(middle)) if steady else 0.0
+        steady = (high - low) <= UNIT * abs(middle) and abs(middle - 1.0) > UNIT
+    return share, abs(math.log2(abs(middle))) + (middle < 0.0) if steady else 0.0

@@ -291,7 +291,7 @@ LIMITS = {
         None,
         0.0,
         "one side is the other times a constant: a unit, a sign or a multiplier has changed",
-        "|log2| of the median ratio of joined rows, where the ratio is steady",
+        "|log2| of the median ratio of joined rows, where it is steady, and 1 if a sign is turned",
         "# the same unit on both sides",
         compared=True,
     ),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from featurekit.audit.limits import REPRESENTATIVE
 from featurekit.audit.metric import Measure
 from featurekit.audit.model import ModelView, model_view
 from featurekit.audit.scales import (
@@ -74,17 +75,19 @@ def measure(subject: Subject) -> Measured:
     measures = [
         *_counts(subject, profiles),
         *_repeats(subject, natural, blocks),
-        *scale_measures(natural, scaled, blocks),
+        *scale_measures(natural, scaled, model.get(""), blocks),
         *shape_measures(natural, scaled),
         *slice_measures(subject, natural, scaled),
         *drift_measures(drift, scaled.get(""), subject),
         *conditioning(natural[""], scaled.get(""), correlation),
     ]
     for name, view in model.items():
-        measures += _model(view, blocks, name)
+        # Of few rows a statistic may be chance: it warns, and so does that they are few.
+        few = bool(name) and profiles[name].rows < REPRESENTATIVE
+        measures += [replace(each, mild=few) for each in _model(view, blocks, name)]
     measures += [
         Measure("unrepresentative", "all", np.array([float(profiles[name].rows)]), slice=name)
-        for name in slices
+        for name in ("", *slices)
     ]
     return Measured(
         tuple(measures),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 UNITS = 512  # random hidden units whose firing is looked at
 BIASED = 4  # features: of fewer, what a unit does is its bias
 FIRING_ROWS = 4_096  # rows that they are looked at on
+SPECTRUM_ROWS = 8_192  # that a spectrum and correlations are taken of
 SPECTRUM_FEATURES = 1_024  # of more, a spectrum costs more than it tells
 STARVED = 0.1  # of the rms of the rows: a smaller deviation gets no say
 
@@ -28,12 +29,14 @@ STARVED = 0.1  # of the rms of the rows: a smaller deviation gets no say
 class ModelView:
     """Rows as the first layer gets them, and the statistics of them.
 
-    `shares` [F] are of the mean square, `weakest` and `largest` name the block and the feature
-    that `weakest_block` and `dominance` are of. None where it cannot be said.
+    `shares` and `centred` [F] are of the mean square and of the variance; `weakest` and `largest`
+    name the block and the feature that `weakest_block` and `dominance` are of. None where it
+    cannot be said.
     """
 
     rows: int
     shares: F8
+    centred: F8
     row_share: F8
     weakest_block: float | None
     weakest: str
@@ -73,6 +76,7 @@ def model_view(treated: F4, blocks: NDArray[np.str_], *, norm: bool) -> ModelVie
     return ModelView(
         rows=len(after),
         shares=shares,
+        centred=variance / total,
         row_share=_row_share(after),
         weakest_block=by_block[weakest] if len(named) > 1 else None,
         weakest=str(named[weakest]),
@@ -102,7 +106,8 @@ def _entropy_rank(rows: F4) -> float | None:
     width = rows.shape[1]
     if len(rows) < 4 * width or width > SPECTRUM_FEATURES:
         return None
-    wide = rows.astype(np.float64) / max(float(np.abs(rows).max()), 1e-300)
+    some = rows[:SPECTRUM_ROWS]
+    wide = some.astype(np.float64) / max(float(np.abs(some).max()), 1e-300)
     singular = np.sqrt(np.maximum(np.linalg.eigvalsh(wide.T @ wide), 0.0))
     share = singular[singular > 0.0] / singular.sum()
     return float(np.exp(-(share * np.log(share)).sum()))

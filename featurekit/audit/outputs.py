@@ -7,6 +7,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from typing import TYPE_CHECKING, Any
 
+from featurekit.audit.report import BREACH
 from featurekit.contract import rounded_down, rounded_up
 from featurekit.document import to_yaml
 from featurekit.errors import ConfigError, Problem
@@ -15,20 +16,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from featurekit.audit.report import AuditReport, Finding
+    from featurekit.contract import Gate
 
 # What XML cannot hold, not even escaped.
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def to_junit(report: AuditReport) -> str:
-    """JUnit XML: a test case a feature and one for all of them, failed where the gate would be.
+def to_junit(report: AuditReport, fail_on: Gate) -> str:
+    """JUnit XML: a test case a feature and one for all of them, failed where the gate is breached.
 
-    A feature that only the reference has is one as well.
-
-    Warnings are in `system-out`, as JUnit knows none.
+    A feature that only the reference has is one as well. What does not breach the gate is in
+    `system-out`, as JUnit knows no warnings.
     """
     suite = ElementTree.Element("testsuite", name=_xml(f"featurekit audit {report.name}"))
-    failed = 0
+    failed, breach = 0, BREACH[fail_on]
     cases: dict[str, list[Finding]] = {
         name: [] for name in ["", *(c["name"] for c in report.columns)]
     }
@@ -37,13 +38,13 @@ def to_junit(report: AuditReport) -> str:
     for name, findings in cases.items():
         told = _xml(name or "all features")
         case = ElementTree.SubElement(suite, "testcase", classname="featurekit", name=told)
-        severe = [f for f in findings if f.severity == "fail"]
+        severe = [f for f in findings if f.severity in breach]
         if severe:
             failed += 1
             message = "; ".join(f"{f.metric} {f.beyond}" for f in severe)
             failure = ElementTree.SubElement(case, "failure", message=_xml(message))
             failure.text = _xml("\n".join(map(_told, severe)))
-        mild = [f for f in findings if f.severity == "warn"]
+        mild = [f for f in findings if f.severity not in breach]
         if mild:
             ElementTree.SubElement(case, "system-out").text = _xml("\n".join(map(_told, mild)))
     suite.set("tests", str(len(cases)))

@@ -6,14 +6,21 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 Json = Mapping[str, Any]
 
 DIGITS = 4  # of the numbers that the page draws; audit.json has them all
 OTHER = {"stats": 6, "quantiles": 6, "time": 3}  # digits of those that are read, or only drawn
-EXTREME = (0.0, 0.001, 0.999, 1.0)  # probabilities whose quantiles are of a few rows
-INSIDE = ("stats", "scaled", "reference")  # parts of a feature that hold extremes
+LEAST, MOST = 0.01, 0.99  # a redacted page tells nothing beyond these quantiles of a feature
+# Statistics that a redacted page tells: from a mean and a count a single outlier can be had.
+ROBUST = ("count", "nan", "inf", "zeros", "median", "scale", "tail", "independent", "error")
+# What of a finding is a value of a single row, by its metric; of a constant the limit is one, too.
+OF_ROWS = {
+    "expected range": ("value", "margin", "fix"),
+    "expected constant": ("value", "limit", "margin", "fix"),
+}
 IN_SLICE = ("scale", "log2", "median", "zeros")
 
 
@@ -34,33 +41,80 @@ def embedded(document: Json) -> str:
 
 
 def redacted(document: Json) -> dict[str, Any]:
-    """A copy without the extremes of every feature, and of the one that it is compared with."""
+    """A copy that tells the value of no outermost row, neither of the features nor the reference.
+
+    Only robust statistics stay, and of quantiles and histograms what lies between 1% and 99%.
+    """
     probabilities = listed(document, "probabilities")
-    kept = [at for at, p in enumerate(probabilities) if p not in EXTREME]
-
-    def without(values: Any) -> Any:  # noqa: ANN401  # any JSON
-        if not isinstance(values, Mapping):
-            return values
-        cut = {key: each for key, each in values.items() if key not in ("min", "max")}
-        for key in ("quantiles", "abs_quantiles"):
-            if cut.get(key):
-                cut[key] = [cut[key][at] for at in kept]
-        if cut.get("histogram"):
-            bins = cut["histogram"]
-            cut["histogram"] = {"edges": bins["edges"][1:-1], "counts": bins["counts"][1:-1]}
-        return cut
-
-    features = []
-    for feature in listed(document, "features"):
-        cut = {**without(feature), **{k: without(feature.get(k)) for k in INSIDE}}
-        cut["slices"] = {k: without(v) for k, v in (feature.get("slices") or {}).items()}
-        features.append(cut)
-    return {
-        **document,
-        "redacted": True,
-        "probabilities": [probabilities[at] for at in kept],
-        "features": features,
+    findings = {
+        key: [_without(each, *OF_ROWS.get(str(each.get("metric")), ())) for each in found]
+        for key in ("findings", "repaired", "waived")
+        if (found := listed(document, key))
     }
+    told = {**document, **findings, "redacted": True}
+    worst = next(iter(findings.get("findings", ())), {})
+    if worst.get("metric") in OF_ROWS:
+        told["sentence"] = f"{worst.get('feature')}: {worst['metric']}; {worst.get('why')}."
+    told["probabilities"] = [p for p in probabilities if LEAST <= p <= MOST]
+    told["features"] = [_robust(each, probabilities) for each in listed(document, "features")]
+    return told
+
+
+def _robust(feature: Json, probabilities: Sequence[float]) -> dict[str, Any]:
+    """A feature without its extremes, and without what they can be computed from."""
+    stats, slices = feature.get("stats") or {}, feature.get("slices") or {}
+    # The centre and scale of a standard scaling are mean and standard deviation.
+    scaled = _without(feature.get("scaled") or {}, "center", "scale")
+    return {
+        **_clipped(feature, probabilities),
+        "stats": {key: stats[key] for key in ROBUST if key in stats},
+        "slices": {name: _without(each, "mean") for name, each in slices.items()},
+        "scaled": _clipped(scaled, probabilities) or None,
+        "reference": _clipped(feature.get("reference") or {}, probabilities) or None,
+    }
+
+
+def _clipped(values: Json, probabilities: Sequence[float]) -> dict[str, Any]:
+    """Quantiles and histogram of a feature, or of what it is compared with, without their ends."""
+    clipped = dict(values)
+    quantiles = dict(zip(probabilities, values.get("quantiles") or (), strict=False))
+    low, high = (quantiles.get(p) or 0.0 for p in (LEAST, MOST))  # unknown: nothing is between
+    farthest = max(abs(low), abs(high))
+    if quantiles:
+        clipped["quantiles"] = [each for p, each in quantiles.items() if LEAST <= p <= MOST]
+    if values.get("abs_quantiles"):
+        # Of values that are not 0: where these are few, every quantile is of a few rows.
+        sizes = zip(probabilities, values["abs_quantiles"], strict=False)
+        inner = [size for p, size in sizes if LEAST <= p <= MOST]
+        cut = [None if size is None else min(size, farthest) for size in inner]
+        clipped["abs_quantiles"] = cut if farthest else None
+    if values.get("histogram"):
+        clipped["histogram"] = _between(values["histogram"], low, high)
+    return clipped
+
+
+def _between(histogram: Json, low: float, high: float) -> dict[str, Any]:
+    """The rows of a histogram between the two quantiles, where its bins that are cut now end."""
+    edges, counts = histogram["edges"], histogram["counts"]
+    total = sum(counts)
+    outside = round(LEAST * total)
+    below = [min(max(n, outside), total - outside) for n in accumulate(counts, initial=0)]
+    inside = [
+        after - before if first <= high and last >= low else 0
+        for (before, after), (first, last) in zip(pairwise(below), pairwise(edges), strict=True)
+    ]
+    held = [at for at, count in enumerate(inside) if count]
+    if not held:
+        return {"edges": [], "counts": []}
+    start, stop = held[0], held[-1] + 1
+    return {
+        "edges": [min(max(edge, low), high) for edge in edges[start : stop + 1]],
+        "counts": inside[start:stop],
+    }
+
+
+def _without(values: Json, *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in keys}
 
 
 def listed(document: Json, key: str) -> Sequence[Any]:
@@ -82,15 +136,21 @@ def _packed(feature: Json, checks: Sequence[Json], slices: Sequence[Json]) -> di
     return {
         **feature,
         "checks": [
-            [own.get("value"), rounded(own.get("level"), 3), own.get("severity") or ""]
-            if (own := met.get(check.get("metric")))
-            else None
+            _check(own, check) if (own := met.get(check.get("metric"))) else None
             for check in checks
         ],
         "slices": [
             [(inside.get(each.get("name")) or {}).get(key) for key in IN_SLICE] for each in slices
         ],
     }
+
+
+def _check(own: Json, usual: Json) -> list[Any]:
+    """What a feature's check says, and its limits where they are not the usual ones."""
+    told = [own.get("value"), rounded(own.get("level"), 3), own.get("severity") or ""]
+    limits = {key: usual.get(key) for key in ("warn", "fail")}
+    given = {key: own.get(key, limit) for key, limit in limits.items()}
+    return told if given == limits else [*told, *given.values()]
 
 
 def rounded(value: Any, digits: int = DIGITS) -> Any:  # noqa: ANN401  # any JSON
@@ -108,8 +168,16 @@ def rounded(value: Any, digits: int = DIGITS) -> Any:  # noqa: ANN401  # any JSO
 
 
 def _edges(edges: Sequence[float]) -> list[float]:
-    """Edges to a tenth of the bin that they begin: more cannot be seen, and is a lot of text."""
-    return [
-        round(low, 1 - math.floor(math.log10(high - low))) if high > low else low
-        for low, high in zip(edges, [*edges[1:], 2 * edges[-1] - edges[-2]], strict=True)
-    ]
+    """Edges to 3 digits, and to a tenth of the narrower bin beside them: so they still increase."""
+    widths = [high - low for low, high in pairwise(edges)]
+    narrower = map(min, [*widths[:1], *widths], [*widths, *widths[-1:]])
+    return [_to_a_tenth(edge, width) for edge, width in zip(edges, narrower, strict=False)]
+
+
+def _to_a_tenth(edge: float, width: float) -> float:
+    if width <= 0.0:
+        return edge  # of a bin that is one value, both edges stay that value
+    place = math.floor(math.log10(width)) - 1
+    if edge:
+        place = min(place, math.floor(math.log10(abs(edge))) - 2)
+    return round(edge, -place)

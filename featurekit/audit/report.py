@@ -7,6 +7,7 @@ import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 Severity = Literal["warn", "fail"]
 Verdict = Literal["pass", "warn", "fail"]
 
+# Severities that breach a gate.
+BREACH: dict[Gate, tuple[str, ...]] = {"warn": ("warn", "fail"), "fail": ("fail",), "never": ()}
 VERSION = 2  # of audit.json
 DIGITS = 7  # of numbers in audit.json: more would tell apart sums that were added in another order
 
@@ -193,7 +196,7 @@ class AuditReport:
 
     def breaches(self, fail_on: Gate) -> bool:
         """Whether a gate at this severity is breached."""
-        return self.verdict in {"warn": ("warn", "fail"), "fail": ("fail",), "never": ()}[fail_on]
+        return self.verdict in BREACH[fail_on]
 
     def document(self, *, located: bool = True) -> dict[str, Any]:
         """The report as plain data; if not `located`, without the place of the data on disk."""
@@ -201,7 +204,7 @@ class AuditReport:
 
         def listed(finding: Finding, **more: str) -> dict[str, Any]:
             told = asdict(finding) | more
-            if not located:
+            if not located and self.kind != "frame":
                 told["command"] = _unlocated(finding, place)
             return told
 
@@ -256,10 +259,13 @@ class AuditReport:
             "probabilities": list(PROBABILITIES),
             "chunks": list(self.chunks),
             "redundant": [list(pair) for pair in self.redundant],
-            "features": list(self.columns),
-            "reference": self.reference,
         }
-        return _finite(document)  # type: ignore[no-any-return]  # a dict in, a dict out
+        last = {"features": self._features, "reference": _finite(self.reference)}
+        return _finite(document) | last  # type: ignore[no-any-return]  # a dict in, a dict out
+
+    @cached_property
+    def _features(self) -> list[dict[str, Any]]:
+        return [_finite(column) for column in self.columns]
 
     def to_json(self) -> str:
         """Canonical JSON, byte-identical for the same data; what is not finite is null.
@@ -279,7 +285,7 @@ class AuditReport:
     def to_html(self, path: str | Path, *, redact: bool = False) -> None:
         """Writes the report as one HTML file that needs nothing else.
 
-        `redact` leaves out extremes, so that no single row can be told.
+        `redact` leaves out extremes, and moments and bins that would tell them.
         """
         from featurekit.audit.html import to_html
 

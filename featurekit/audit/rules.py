@@ -54,6 +54,7 @@ def judge(
     measures: Sequence[Measure],
     profile: Profile,
     view: View,
+    scaled: View | None = None,
     found: Sequence[Finding] = (),
 ) -> Judged:
     """Compares measures with their limits.
@@ -63,13 +64,14 @@ def judge(
         measures: The values.
         profile: Of all rows of train.
         view: Theirs in natural units, for the contract.
+        scaled: Theirs after the scaling, if there is one.
         found: Findings that no limit is asked for.
 
     Raises:
         ConfigError: when the contract names a metric, a block or a feature that there is not.
     """
     check_names(subject.spec, subject.features)
-    bench = _Bench(subject, profile)
+    bench = _Bench(subject, profile, Fixes(subject, profile, view, scaled))
     findings: list[Finding] = []
     natural: list[Finding] = []
     levels, bounds = {}, {}
@@ -135,7 +137,7 @@ EXPECTED = tuple(f"expected {field.name}" for field in fields(Expect) if field.n
 class _Bench:
     """The limits of every feature and block, and how a value beyond one becomes a finding."""
 
-    def __init__(self, subject: Subject, profile: Profile) -> None:
+    def __init__(self, subject: Subject, profile: Profile, fixes: Fixes) -> None:
         self.subject, self.profile = subject, profile
         self.features = [feature.name for feature in subject.features]
         self.of_block = [feature.block for feature in subject.features]
@@ -144,7 +146,7 @@ class _Bench:
             subject.spec.expected(name, block)
             for name, block in zip(self.features, self.of_block, strict=True)
         ]
-        self._fixes = Fixes(subject, profile)
+        self._fixes = fixes
         self._line = scaling_line(subject)
 
     def bounds(self, measure: Measure, *, before: bool) -> tuple[F8, F8]:
@@ -156,7 +158,7 @@ class _Bench:
         if limit.share:  # of few features each has a large share
             warn, fail = (np.maximum(bound, 2.0 / len(self.features)) for bound in (warn, fail))
         if measure.mild and not before:
-            fail[:] = np.nan
+            warn, fail = np.where(np.isnan(warn), fail, warn), np.full(size, np.nan)
         if given is not None:
             _override(warn, fail, np.ones(size, bool), given)
             blocks = self.of_block if measure.of == "feature" else self.blocks
@@ -206,10 +208,14 @@ class _Bench:
                 limit=bound,
                 margin=min(below if limit.low else above, 1e12),
                 why=limit.why,
-                fix=self._fixes.of(measure, at, "fail" if severe else "warn", value, block),
+                fix=limit.fix if repaired else self._fix(measure, at, severe, block, warn, fail),
                 command=self.subject.command(measure.metric, feature),
                 repaired_by=self._line if repaired else "",
             )
+
+    def _fix(self, measure: Measure, at: int, severe: bool, block: str, warn: F8, fail: F8) -> str:
+        bounds = np.array([warn[at], fail[at]])
+        return self._fixes.of(measure, at, "fail" if severe else "warn", block, bounds)
 
     def contract(self, view: View) -> Iterator[Finding]:
         """What a column is not, although the contract says that it is."""

@@ -51,7 +51,7 @@ def audit_subject(subject: Subject, reference: Reference | None = None) -> Audit
     if reference is not None:
         compared = compare(subject, train, columns, reference)
     measures = (*measured.measures, *compared.measures)
-    judged = judge(subject, measures, train, natural, compared.findings)
+    judged = judge(subject, measures, train, natural, measured.scaled.get(""), compared.findings)
     complete(columns, subject, measures, judged, compared.columns)
     names = [feature.name for feature in subject.features]
     splits = list(dict.fromkeys(cell.split for cell in sorted(cells.profiles)))
@@ -96,9 +96,14 @@ def reference_of(subject: Subject) -> Reference:
 def _treatment(subject: Subject) -> str:
     steps = []
     if subject.scaling is not None:
-        steps += ["scaling fitted on train", "asinh" if subject.scaling.squash.any() else ""]
+        scaling = subject.scaling
+        fitted = (scaling.center != 0.0).any() or (scaling.scale != 1.0).any()
+        steps += [
+            "scaling fitted on train" if fitted else "",
+            "asinh" if scaling.squash.any() else "",
+        ]
     steps.append("layer_norm" if subject.norm else "")
-    return " + ".join(filter(None, steps)) or "none"
+    return " + ".join(filter(None, steps)) or "no treatment"
 
 
 def _span(subject: Subject) -> tuple[str, str] | None:

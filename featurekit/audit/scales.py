@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from featurekit.audit.metric import Measure
+from featurekit.audit.model import SPECTRUM_FEATURES, SPECTRUM_ROWS
 from featurekit.audit.views import F8, View, finite_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
+
+    from featurekit.audit.model import ModelView
 
 NORMAL_TAIL = 3.449  # (q99 - q01) / (q75 - q25) of a normal distribution
 TAIL_ERRORS = 2.5  # standard errors that Hill's index has to be beyond its limit
@@ -22,9 +26,15 @@ REDUNDANT = 0.999  # correlation beyond which two columns are one
 
 
 def scale_measures(
-    natural: Mapping[str, View], scaled: Mapping[str, View], blocks: NDArray[np.str_]
+    natural: Mapping[str, View],
+    scaled: Mapping[str, View],
+    model: ModelView | None,
+    blocks: NDArray[np.str_],
 ) -> Iterator[Measure]:
-    """Each feature's and each block's part of the whole, and how far its scale is from the rest."""
+    """Each feature's and each block's part of the whole, and how far its scale is from the rest.
+
+    Parts of the whole are those that the model meets, where it is known what it does to rows.
+    """
     before, after = natural[""], scaled.get("")
 
     def both(metric: str, of: Literal["feature", "block", "all"], values: list[F8]) -> Measure:
@@ -32,19 +42,23 @@ def scale_measures(
 
     views = [before] if after is None else [before, after]
     shares = [shares_of(view.square) for view in views]
+    centred = [shares_of(view.std**2) for view in views]
+    rows = [view.row_share for view in views]
+    if after is not None and model is not None:
+        shares[1], centred[1], rows[1] = model.shares, model.centred, model.row_share
     yield both("norm share", "feature", shares)
     yield both("norm lift", "feature", [share * share.size for share in shares])
-    yield both("centred share", "feature", [shares_of(view.std**2) for view in views])
-    yield both("row share", "feature", [view.row_share for view in views])
+    yield both("centred share", "feature", centred)
+    yield both("row share", "feature", rows)
     effective = [np.array([effective_features(share) / share.size]) for share in shares]
     yield both("effective features", "all", effective)
-    outliers = [_outliers(view) for view in views]
+    distances = [outliers(view.square, view.scale) for view in views]
     yield Measure(
         "scale outlier",
         "feature",
-        outliers[-1][0],
-        outliers[0][0] if len(outliers) > 1 else None,
-        quiet=outliers[-1][1],
+        distances[-1][0],
+        distances[0][0] if len(distances) > 1 else None,
+        quiet=distances[-1][1],
     )
     names = list(dict.fromkeys(blocks.tolist()))
     yield both(
@@ -84,9 +98,9 @@ def effective_features(shares: F8) -> float:
     return 1.0 / total if total else 0.0
 
 
-def _outliers(view: View) -> tuple[F8, NDArray[np.bool_]]:
+def outliers(square: F8, scale: F8) -> tuple[F8, NDArray[np.bool_]]:
     """Decades from the median feature, and whether that is little among decades as these are."""
-    scales = (np.sqrt(view.square), view.scale)
+    scales = (np.sqrt(square), scale)
     distance = np.max([np.abs(_decades(scale)) for scale in scales], axis=0)
     z = np.max([_modified_z(scale) for scale in scales], axis=0)
     return distance, z <= OUTLIER_Z
@@ -132,13 +146,7 @@ def _block_scales(view: View, blocks: NDArray[np.str_], names: list[str]) -> F8:
 def shape_measures(natural: Mapping[str, View], scaled: Mapping[str, View]) -> Iterator[Measure]:
     """Tails and skew."""
     before, after = natural[""], scaled.get("")
-    for metric, compute in (
-        ("tail weight", tail_weight),
-        ("tail index", _tail),
-        ("max-to-sum", _max_to_sum),
-        ("spread ratio", _spread_ratio),
-        ("quantile skew", _quantile_skew),
-    ):
+    for metric, compute in SHAPES.items():
         values = compute(before)
         if after is None:
             yield Measure(metric, "feature", values)
@@ -175,6 +183,15 @@ def _quantile_skew(view: View) -> F8:
     return np.where((low < middle) & (middle < high) & ~view.inflated, skew, np.nan)
 
 
+SHAPES: dict[str, Callable[[View], F8]] = {
+    "tail weight": tail_weight,
+    "tail index": _tail,
+    "max-to-sum": _max_to_sum,
+    "spread ratio": _spread_ratio,
+    "quantile skew": _quantile_skew,
+}
+
+
 def _divided(a: F8, b: F8) -> F8:
     """Quotient; NaN where the divisor is 0 or there is none."""
     quotient: F8 = np.divide(a, b, out=np.full(len(a), np.nan), where=b > 0.0)
@@ -186,8 +203,8 @@ def _divided(a: F8, b: F8) -> F8:
 
 def correlations(view: View) -> F8 | None:
     """Correlations of the sample; NaN of a constant. None of too few rows or too many features."""
-    rows = finite_rows(view.rows).astype(np.float64)
-    if len(rows) < 4 * rows.shape[1] or rows.shape[1] > 1024:
+    rows = finite_rows(view.rows)[:SPECTRUM_ROWS].astype(np.float64)
+    if len(rows) < 4 * rows.shape[1] or rows.shape[1] > SPECTRUM_FEATURES:
         return None
     varies = rows.max(axis=0) > rows.min(axis=0)  # the mean of a constant is rounded
     rows -= rows.mean(axis=0)

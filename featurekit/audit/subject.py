@@ -76,8 +76,11 @@ class Subject:
 
     def command(self, metric: str, feature: str = "") -> str:
         """The command line that shows a finding again."""
+        compared = bool(self.against) and metric in LIMITS and LIMITS[metric].compared
+        if self.kind == "frame":  # of this process: no command line has it
+            return f"fk.audit({self.path}{', against=' + self.against if compared else ''})"
         parts = ["featurekit audit", shlex.quote(self.path)]
-        if self.against and metric in LIMITS and LIMITS[metric].compared:
+        if compared:
             parts += ["--against", shlex.quote(self.against)]
         if feature:
             parts += ["--feature", shlex.quote(feature)]

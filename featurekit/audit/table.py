@@ -107,6 +107,7 @@ def read_table(path: Path) -> pl.DataFrame | NDArray[Any]:
         ".ipc": pl.read_ipc,
         ".feather": pl.read_ipc,
         ".csv": _read_csv,
+        ".gz": _read_csv,
         ".npy": _read_numpy,
         ".npz": _read_numpy,
     }

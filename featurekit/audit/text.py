@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from itertools import groupby
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+
+from featurekit.audit.limits import LIMITS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -187,11 +190,9 @@ def render_feature(report: AuditReport, column: Mapping[str, Any], console: Cons
         table.add_column(name, justify=justify)  # type: ignore[arg-type]  # two of rich's words
     table.add_column("fail", justify="right")
     table.add_column("")
-    limits = {check["metric"]: check for check in report.document()["checks"]}
     for metric, check in column["checks"].items():
-        limit = limits[metric]
-        sign = "<" if limit["low"] else ">"
-        bounds = ["" if limit[s] is None else f"{sign} {limit[s]:g}" for s in ("warn", "fail")]
+        sign = "<" if LIMITS[metric].low else ">"
+        bounds = ["" if isnan(check[s]) else f"{sign} {check[s]:.3g}" for s in ("warn", "fail")]
         severity = check["severity"]
         state = _text(severity or "ok", style=STYLE.get(severity, "green"))
         table.add_row(metric, f"{check['value']:.4g}", *bounds, state)

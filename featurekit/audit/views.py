@@ -6,7 +6,7 @@ that a model makes of whole rows come from the sample of these rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,6 +74,27 @@ class View:
         """Robust scale: the distance of the quartiles over that of a normal distribution."""
         spread: F8 = (self.quartiles[1] - self.quartiles[0]) / NORMAL_IQR
         return np.nan_to_num(spread)
+
+    def column(self, at: int) -> View:
+        """The view of one feature alone."""
+        one = slice(at, at + 1)
+        return replace(
+            self,
+            rows=self.rows[:, one],
+            mean=self.mean[one],
+            std=self.std[one],
+            quantiles=self.quantiles[:, one],
+            quartiles=self.quartiles[:, one],
+            tails=self.tails[:, one],
+            inflated=self.inflated[one],
+            largest=self.largest[one],
+            live=self.live[one],
+            row_share=self.row_share[one],
+            ordered=self.ordered[one],
+            known=self.known[one],
+            tail_index=self.tail_index[one],
+            error=self.error[one],
+        )
 
     @property
     def deviation(self) -> F8:
@@ -153,14 +174,13 @@ def scaled_view(natural: View, scaling: Scaling) -> View:
     mean = np.where(linear, (natural.mean - scaling.center) / scaling.scale, mean)
     std = np.where(linear, natural.std / scaling.scale, std)
     index, tail_error = _tail_index(natural.ordered, natural.known, scaling)
-    ends = scaling.apply(np.stack([-natural.live, natural.live])).astype(np.float64)
     return View(
         rows=rows,
         count=natural.count,
         quartiles=scaling.apply(natural.quartiles).astype(np.float64),
         tails=scaling.apply(natural.tails).astype(np.float64),
         inflated=natural.inflated,
-        live=(ends[1] - ends[0]) / 2.0,
+        live=_live(natural.rows, rows, scaling),
         mean=mean,
         std=std,
         quantiles=quantiles,
@@ -172,6 +192,15 @@ def scaled_view(natural: View, scaling: Scaling) -> View:
         tail_error=tail_error,
         error=natural.error,
     )
+
+
+def _live(natural: F4, scaled: F4, scaling: Scaling) -> F8:
+    """Root mean square, about what becomes of 0, of the values that were not 0."""
+    zero = scaling.apply(np.zeros(natural.shape[1]))
+    alive = np.isfinite(natural) & (natural != 0.0)
+    square = np.where(alive, scaled.astype(np.float64) - zero, 0.0) ** 2
+    mean: F8 = square.sum(axis=0) / np.maximum(alive.sum(axis=0), 1)
+    return np.sqrt(mean)
 
 
 def layer_norm(rows: F4) -> F4:

@@ -83,10 +83,11 @@ def command(
     from featurekit.audit.text import render, render_feature
 
     report = _audit(what, against, contract)
+    gate = fail_on or report.fail_on
     if html is not None:
         report.to_html(html, redact=redact)
     if junit is not None:
-        junit.write_text(to_junit(report), encoding="utf-8")
+        junit.write_text(to_junit(report, gate), encoding="utf-8")
     if infer:
         click.echo(inferred(report, slack), nl=False)
         return
@@ -99,7 +100,7 @@ def command(
     if github:
         for line in to_github(report):
             click.echo(line, err=as_json)
-    sys.exit(int(report.breaches(fail_on or report.fail_on)))
+    sys.exit(int(report.breaches(gate)))
 
 
 def _audit(what: Path, against: Path | None, contract: Path | None) -> AuditReport:

@@ -124,10 +124,14 @@ def document(
     reference: bool = True,
     names: Sequence[str] | None = None,
     rows: int = 2_000,
+    extremes: Sequence[float] = (),
 ) -> Document:
-    """An audit document; of more features than there are names, names repeat with a number."""
+    """An audit document; of more features than there are names, names repeat with a number.
+
+    `extremes` are values of the first rows of every feature, and of its reference.
+    """
     columns = _columns(features, names)
-    made = [_feature(*column, seed, rows, reference) for column in columns]
+    made = [_feature(*column, seed, rows, reference, extremes) for column in columns]
     _shares(made)
     standing = {"fail": 3, "warn": 9} if verdict == "fail" else {"fail": 0, "warn": 9}
     found = _findings(made, {"fail": 0, "warn": 0} if verdict == "pass" else standing)
@@ -195,11 +199,19 @@ def _columns(features: int, names: Sequence[str] | None) -> list[tuple[str, str,
 
 
 def _feature(
-    name: str, block: str, kind: str, scale: float, seed: int, rows: int, reference: bool
+    name: str,
+    block: str,
+    kind: str,
+    scale: float,
+    seed: int,
+    rows: int,
+    reference: bool,
+    extremes: Sequence[float],
 ) -> Document:
     rng = np.random.default_rng([seed, zlib.crc32(name.encode("utf-8", "replace"))])
     scale *= float(rng.lognormal(0, 0.4))
     x = KINDS[kind](rng, rows) * scale
+    x[: len(extremes)] = extremes
     robust = _robust(x)
     center, spread = float(x.mean()), float(x.std()) or 1.0
     drift = rng.normal(0, 0.12, CHUNKS).cumsum() * (0.6 if rng.random() < 0.15 else 0.3)
@@ -220,6 +232,7 @@ def _feature(
     if reference and rng.random() < 0.95:
         shift = float(rng.lognormal(0, 0.15))
         before = KINDS[kind](rng, rows) * scale * shift
+        before[: len(extremes)] = extremes
         made["reference"] = {
             **_summary(before), "scale": _robust(before) or None, "psi": 0.02 * shift**8,
             "log2": -float(np.log2(shift)) if robust else None,
@@ -312,7 +325,8 @@ def _checks(x: F8, made: Document) -> Document:
 
 def _check(metric: str, value: float | None) -> Document:
     warn, fail, low, *_ = CHECKS[metric]
-    return {"value": value, "level": _level(value, warn, fail, low), "severity": ""}
+    level = _level(value, warn, fail, low)
+    return {"value": value, "level": level, "severity": "", "warn": warn, "fail": fail}
 
 
 def _level(value: float | None, warn: float | None, fail: float | None, low: bool) -> float | None:

@@ -568,7 +568,7 @@
         const each = items.reduce((worst, other) =>
           (((other.checks || [])[at] || [])[1] ?? -1) > (((worst.checks || [])[at] || [])[1] ?? -1) ? other : worst);
         const check = (each.checks || [])[at];
-        const lines = [[checks[at].metric, check ? number(check[0]) : "—"], ["limits", limits(checks[at])]];
+        const lines = [[checks[at].metric, check ? number(check[0]) : "—"], ["limits", limits(each, at)]];
         if (check) lines.push(["found", verdictOf(check)]);
         if (items.length > 1) lines.unshift(["worst", short(title(each), 30)]);
         return lines;
@@ -577,10 +577,15 @@
   }
   const crossed = () => svg("svg", { "aria-hidden": "true" }, svg("rect", { class: "l8", width: 14, height: 12 }),
     svg("path", { class: "glyph", d: "M4.5 3.5l5 5m0 -5l-5 5" }));
-  function limits(check) {
-    const sign = check.low ? "<" : ">";
-    return ["warn", "fail"].filter((key) => typeof check[key] === "number")
-      .map((key) => `${key} ${sign} ${number(check[key])}`).join(", ") || "none";
+  // The limits that a feature was judged with: its own, where they are not the usual ones.
+  function bounds(each, at) {
+    const { warn, fail } = checks[at] || {}, own = ((each.checks || [])[at] || []).slice(3);
+    return own.length ? { warn: own[0], fail: own[1] } : { warn, fail };
+  }
+  function limits(each, at) {
+    const sign = checks[at].low ? "<" : ">";
+    return Object.entries(bounds(each, at)).filter(([, value]) => typeof value === "number")
+      .map(([key, value]) => `${key} ${sign} ${number(value)}`).join(", ") || "none";
   }
   // Beyond a limit without a severity: the scaling repairs it, or it is waived.
   const verdictOf = (check) =>
@@ -642,7 +647,7 @@
     { key: "size", label: "|x|", value: (each) => quantile(each.abs_quantiles, 0.5) },
     numeric("scale", "Scale", (each) => stat(each, "scale")),
     numeric("median", "Median", (each) => stat(each, "median")),
-    numeric("std", "Std", (each) => stat(each, "std")),
+    ...(data.redacted ? [] : [numeric("std", "Std", (each) => stat(each, "std"))]),
     numeric("q1", "q1", (each) => quantile(each.quantiles, 0.01)),
     numeric("q99", "q99", (each) => quantile(each.quantiles, 0.99)),
     numeric("zeros", "Zeros", (each) => stat(each, "zeros"), percent),
@@ -866,7 +871,7 @@
       svg("path", { class: "grid", d: `M0 ${tall}H${width}` }));
     const ink = new Ink(root);
     for (const bar of bars[0]) {
-      const from = x(bar.from), wide = Math.max(x(bar.to) - from - 0.6, 1.6);
+      const wide = Math.max(x(bar.to) - x(bar.from) - 0.6, 1.6), from = Math.min(x(bar.from), width - wide);
       ink.rect("bin", from, y(bar.density), wide, tall - y(bar.density));
       if (bar.density > cap) {
         const at = Math.min(Math.max(from, 16), width - 20);
@@ -886,7 +891,7 @@
     return [root, el("p", { class: "legend" }, el("span", {}, swatch("bin"), "share of the rows"),
       bars[1] ? el("span", {}, swatch("outline", "M0 11V4h5V1h5v6h4"), referenceName()) : null,
       el("span", {}, `linear to ±${number(unit, 2)}, logarithmic beyond`),
-      data.redacted ? el("span", {}, "outermost bins left out") : null)];
+      data.redacted ? el("span", {}, "from q1 to q99: the rest is left out") : null)];
   }
   // Some round values along a bent axis, with as few digits as tell them apart.
   function ticks(low, high, unbend) {
@@ -913,7 +918,7 @@
   }
   function scaling(each) {
     const { center, scale, squash } = each.scaled;
-    const inner = `(x − ${number(center)}) / ${number(scale)}`;
+    const inner = data.redacted ? "(x − center) / scale" : `(x − ${number(center)}) / ${number(scale)}`;
     const [q1, q25, q75, q99] = [0.01, 0.25, 0.75, 0.99].map((p) => number(quantile(each.scaled.quantiles, p), 3));
     return el("p", {}, el("code", {}, squash ? `asinh(${inner})` : inner),
       ` brings half of the rows within ${q25} to ${q75}, and 98% within ${q1} to ${q99}.`);
@@ -941,9 +946,9 @@
     return el("div", { class: "wide" }, table(head, body));
   }
   function timeline(each) {
-    const check = checks.find((one) => one.metric === "scale drift") || {};
-    const bounds = ["warn", "fail"].map((key) => check[key]).filter((value) => value > 0);
-    const most = Math.max(...known(each.time).map(Math.abs), (bounds[0] || 0.5) * 1.15);
+    const at = checks.findIndex((one) => one.metric === "scale drift");
+    const beyond = Object.values(bounds(each, at)).filter((value) => value > 0);
+    const most = Math.max(...known(each.time).map(Math.abs), (beyond[0] || 0.5) * 1.15);
     const width = 584, tall = 90, y = (value) => tall / 2 - (value / most) * (tall / 2 - 6);
     const x = (at) => 6 + ((width - 60) * at) / Math.max(each.time.length - 1, 1);
     const values = each.time.map((value, at) => `${day((chunks[at] || {}).first)} ${number(value, 2)}`);
@@ -953,7 +958,7 @@
     },
     svg("path", { class: "grid one", d: `M0 ${y(0)}H${width - 46}` }),
     svg("text", { x: width, y: y(0) + 4, "text-anchor": "end" }, "as all"));
-    for (const bound of bounds.filter((value) => value <= most)) {
+    for (const bound of beyond.filter((value) => value <= most)) {
       for (const value of [bound, -bound]) {
         root.append(svg("path", { class: "limit", d: `M0 ${y(value)}H${width - 46}` }),
           svg("text", { x: width, y: y(value) + 4, "text-anchor": "end" }, `${number(2 ** value, 3)}x`));
@@ -990,7 +995,7 @@
       return el("details", { class: "check" },
         el("summary", {}, el("span", {}, check.metric),
           el("span", {}, severity ? icon(severity) : null, ` ${number(value)}`),
-          el("span", { class: "dim" }, limits(check)),
+          el("span", { class: "dim" }, limits(each, at)),
           el("span", {}, bar, el("span", { class: "hidden" }, `level ${number(level, 2)}`))),
         el("p", {}, el("code", {}, `${check.formula || check.metric} = ${number(value, 6)}`), el("br", {}),
           `${verdictOf([value, level, severity])}; level ${number(level, 3)}. `, check.why ? `${check.why}.` : ""));
