@@ -6,7 +6,7 @@ Axes: B windows of a batch, T rows of a window, F features, K targets.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from featurekit.dataset.reader import Dataset
+    from featurekit.dataset.tables import Rows
 
 MOST = 2**31 - 1  # of windows, ranks and rows that an option counts
 
@@ -229,6 +230,20 @@ class Loader:
             "tail": self.tail,
             "targets": self.targets,
         }
+
+
+class Tensors(NamedTuple):
+    """Features `[n, F]`, targets `[n, K]`, UTC ns `[n]` and codes of the symbols `[n]` of rows."""
+
+    features: torch.Tensor
+    targets: torch.Tensor
+    time: torch.Tensor
+    symbol: torch.Tensor
+
+
+def tensors_of(rows: Rows) -> Tensors:
+    """The same memory as tensors."""
+    return Tensors(*map(torch.from_numpy, rows))
 
 
 def latest(dataset: Dataset, window: int, *, scaled: bool = False, device: str = "cpu") -> Batch:

@@ -18,6 +18,7 @@ from featurekit.dataset.manifest import (
     file_digest,
 )
 from featurekit.dataset.shard import MappedShard, damaged, map_shards
+from featurekit.dataset.tables import Rows, frame_of, rows_of
 from featurekit.dataset.windows import SPLITS, Runs, split_rows
 from featurekit.errors import ConfigError, DatasetError, Problem
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from featurekit.audit import AuditReport, Subject
     from featurekit.cells import Cells
     from featurekit.contract import AuditSpec
-    from featurekit.dataset.loader import Batch, Loader
+    from featurekit.dataset.loader import Batch, Loader, Tensors
     from featurekit.feature import Feature
     from featurekit.profile import Profile
     from featurekit.scaling import Scaling
@@ -261,20 +262,26 @@ class Dataset:
         for described, shard in zip(self.manifest.shards, self.shards, strict=True):
             symbols = [part.symbol for part in described.symbols]
             codes = np.repeat(np.arange(len(symbols)), [part.rows for part in described.symbols])
-            columns = np.empty((len(names), described.rows), np.float32)
-            for at in range(0, described.rows, 512):  # turned in pieces that fit the cache
-                cut = slice(at, at + 512)
-                columns[: len(self.names), cut] = shard.features[cut].T
-                columns[len(self.names) :, cut] = shard.targets[cut].T
-            frame = pl.DataFrame(dict(zip(names, columns, strict=True)))
-            frames.append(
-                frame.select(
-                    pl.Series("symbol", symbols, pl.String).gather(codes),
-                    pl.Series("time", shard.time.copy()).cast(pl.Datetime("ns", "UTC")),
-                    pl.all(),
-                )
-            )
+            symbol = pl.Series("symbol", symbols, pl.String).gather(codes)
+            frames.append(frame_of(names, symbol, shard.features, shard.targets, shard.time))
         return pl.concat(frames)
+
+    def to_numpy(self) -> Rows:
+        """All rows: features `[n, F]`, targets `[n, K]`, time `[n]` and symbol codes `[n]`.
+
+        Read-only views of the files, without a copy, where the dataset is one shard.
+        """
+        return rows_of(self.manifest, self.shards)
+
+    def to_torch(self) -> Tensors:
+        """All rows as tensors; of one shard without a copy.
+
+        What is written into them stays in this process, and never reaches the files.
+        """
+        from featurekit.dataset.loader import tensors_of  # brings torch
+
+        shards = map_shards(self.path / "shards", self.manifest, writable=True)
+        return tensors_of(rows_of(self.manifest, shards))
 
     def verify(self, *, full: bool = False) -> None:
         """Compares every file with the manifest: its size and header, and with `full` its hash.

@@ -151,8 +151,12 @@ class MappedShard:
     time: NDArray[np.int64]
 
 
-def map_shards(directory: Path, manifest: Manifest) -> tuple[MappedShard, ...]:
+def map_shards(
+    directory: Path, manifest: Manifest, *, writable: bool = False
+) -> tuple[MappedShard, ...]:
     """The shards of a manifest, after their sizes and headers were compared with it.
+
+    What is written into `writable` ones stays in memory, and never reaches the files.
 
     Raises:
         DatasetError: when a shard is missing, has another size or another header; all of them at
@@ -160,7 +164,7 @@ def map_shards(directory: Path, manifest: Manifest) -> tuple[MappedShard, ...]:
     """
     mapped, problems = [], []
     for shard in manifest.shards:
-        result = _map_shard(directory / shard.file, shard, manifest)
+        result = _map_shard(directory / shard.file, shard, manifest, writable)
         if isinstance(result, Problem):
             problems.append(result)
         else:
@@ -170,11 +174,14 @@ def map_shards(directory: Path, manifest: Manifest) -> tuple[MappedShard, ...]:
     return tuple(mapped)
 
 
-def _map_shard(path: Path, shard: Shard, manifest: Manifest) -> MappedShard | Problem:
+def _map_shard(
+    path: Path, shard: Shard, manifest: Manifest, writable: bool
+) -> MappedShard | Problem:
     layout = ShardLayout.of(shard, manifest)
     try:
         with path.open("rb") as file:
-            buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            access = mmap.ACCESS_COPY if writable else mmap.ACCESS_READ
+            buffer = mmap.mmap(file.fileno(), 0, access=access)
     except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
         return damaged(path, shard, "a readable file", getattr(error, "strerror", "") or str(error))
     if not len(buffer) == shard.bytes == layout.bytes:
