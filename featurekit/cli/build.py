@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,10 +11,10 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from featurekit.cli.terminal import progress, terminable
 
-    from featurekit.build import Build, Progress
+if TYPE_CHECKING:
+    from featurekit.build import Build
 
 
 @click.command("build")
@@ -43,8 +41,8 @@ def command(
 
     parsed = Pipeline.from_yaml(pipeline)
     console = Console(stderr=True)
-    with _terminable(), _progress(console) as progress:
-        built = build(parsed, out=out, on_bad=on_bad, progress=progress)
+    with terminable(), progress(console) as tell:
+        built = build(parsed, out=out, on_bad=on_bad, progress=tell)
     for note in built.notes:
         console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
     if as_json:
@@ -52,46 +50,6 @@ def command(
     else:
         _print(built)
     sys.exit(int(built.audit.breaches(parsed.audit.fail_on)))
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Ends a build on SIGTERM as on Ctrl-C: what it has written so far is removed."""
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Progress]:
-    """A bar for what is being done; nothing where nobody watches."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    with Progress(
-        TextColumn("{task.description:<18}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
-        tasks = {}
-
-        def tell(what: str, done: int, rows: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=rows)
-            bar.update(tasks[what], completed=done, total=rows)
-
-        yield tell
 
 
 def _summary(built: Build) -> dict[str, object]:
