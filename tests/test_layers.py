@@ -46,6 +46,7 @@ LAYERS = [
     "ingest",
     "audit",
     "dataset",
+    "export",
     "build",
     "nn",
     "testing",
@@ -57,6 +58,7 @@ RANK = {name: rank for rank, name in enumerate(LAYERS)}
 # Imports inside a function that reach up on purpose, each with its reason.
 UPWARD = {
     ("block", "blocks"): "looking a block up by name defines the built-in ones the first time",
+    ("dataset", "export"): "dataset.export() is the method that users expect",
     ("pipeline", "build"): "pipeline.build() is the method that users expect",
     ("pipeline", "dataset"): "the type of what pipeline.build() returns",
 }
@@ -68,6 +70,10 @@ THIRD_PARTY = {
     "torch": {"nn/", "dataset/loader.py"},
     "talib": set(),
     "pandas": set(),
+    "streaming": {"export/mds.py"},
+    "webdataset": {"export/webdataset.py"},
+    "datasets": {"export/hf.py"},
+    "pyarrow": {"export/hf.py"},
 }
 
 

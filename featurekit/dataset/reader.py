@@ -23,7 +23,7 @@ from featurekit.dataset.windows import SPLITS, Runs, split_rows
 from featurekit.errors import ConfigError, DatasetError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from featurekit.cells import Cells
     from featurekit.contract import AuditSpec
     from featurekit.dataset.loader import Batch, Loader, Tensors
+    from featurekit.export import Export
     from featurekit.feature import Feature
     from featurekit.profile import Profile
     from featurekit.scaling import Scaling
@@ -282,6 +283,34 @@ class Dataset:
 
         shards = map_shards(self.path / "shards", self.manifest, writable=True)
         return tensors_of(rows_of(self.manifest, shards))
+
+    def export(
+        self,
+        path: str | Path,
+        to: str = "parquet",
+        *,
+        split: str | None = None,
+        scaled: bool = False,
+        window: int | None = None,
+        verify: bool = True,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Export:
+        """Writes these rows as parquet, arrow, npy, mds, webdataset or hf into a directory.
+
+        `featurekit.export.export` says what the options do and when it raises.
+        """
+        from featurekit.export import export  # a layer above, as users expect the method here
+
+        return export(
+            self,
+            path,
+            to,
+            split=split,
+            scaled=scaled,
+            window=window,
+            verify=verify,
+            progress=progress,
+        )
 
     def verify(self, *, full: bool = False) -> None:
         """Compares every file with the manifest: its size and header, and with `full` its hash.

@@ -131,7 +131,7 @@ class Staging:
 
 
 @contextmanager
-def disk(path: Path) -> Iterator[None]:
+def disk(path: Path, what: str = "the dataset") -> Iterator[None]:
     """Turns what the file system refuses into an error that says where.
 
     Raises:
@@ -142,7 +142,7 @@ def disk(path: Path) -> Iterator[None]:
     except OSError as error:
         raise DatasetError(
             Problem(
-                "the dataset cannot be written",
+                f"{what} cannot be written",
                 where=str(error.filename or path),
                 got=error.strerror or str(error),
                 fix="free the disk, or write elsewhere: --out DIR",
