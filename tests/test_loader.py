@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from featurekit.dataset.loader import Batch, Loader
+    from featurekit.dataset.batch import Batch
+    from featurekit.dataset.loader import Loader
 
 NAMES = ("market.a", "market.b", "position.c")
 ROWS = {"A": 90, "B": 1, "C": 140, "D": 60}

@@ -1,4 +1,4 @@
-"""Which windows a split has, their order, and their rows: against definitions, row by row."""
+"""Which windows a split has, and their order: against definitions, row by row."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurekit.dataset.shard import MappedShard
-from featurekit.dataset.windows import SPLITS, Runs, epoch_order, gather, split_rows
+from featurekit.dataset.windows import SPLITS, Runs, epoch_order, split_rows
 
 MAX_GAP = 2
 steps = st.lists(st.sampled_from([1, 1, 1, 1, 2, 3, 9]), min_size=1, max_size=40)
@@ -132,16 +131,3 @@ def test_fewer_windows_keep_their_order() -> None:
     every, odd = np.arange(500), np.arange(1, 500, 2)
     order = epoch_order(every, "00ff", seed=0, epoch=0)
     assert order[order % 2 == 1].tolist() == epoch_order(odd, "00ff", seed=0, epoch=0).tolist()
-
-
-def test_gathered_windows_are_slices_whichever_shards_hold_them() -> None:
-    rng = np.random.default_rng(0)
-    x, y = rng.standard_normal((60, 3)).astype("f4"), rng.standard_normal((60, 2)).astype("f4")
-    time = np.arange(60) * 10
-    edges = np.array([0, 7, 30, 60])
-    shards = [MappedShard(x[a:b], y[a:b], time[a:b]) for a, b in itertools.pairwise(edges)]
-    starts = np.array([40, 0, 3, 56, 25, 7, 40])
-    features, targets, times = gather(shards, edges, starts, window=4)
-    assert np.array_equal(features, np.stack([x[s : s + 4] for s in starts]))
-    assert np.array_equal(targets, y[starts + 3])
-    assert np.array_equal(times, time[starts + 3])

@@ -1,17 +1,15 @@
-"""Batches of windows as torch tensors; the one module of the dataset that imports torch.
-
-Axes: B windows of a batch, T rows of a window, F features, K targets.
-"""
+"""Batches of a split's windows, epoch after epoch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
-from featurekit.dataset.windows import ORDER_VERSION, epoch_order, gather
+from featurekit.dataset.rows import Rows, symbol_codes
+from featurekit.dataset.windows import ORDER_VERSION, epoch_order
 from featurekit.errors import ConfigError, DatasetError, Problem
 
 if TYPE_CHECKING:
@@ -19,42 +17,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from featurekit.dataset.batch import Batch
     from featurekit.dataset.reader import Dataset
-    from featurekit.dataset.tables import Rows
 
 MOST = 2**31 - 1  # of windows, ranks and rows that an option counts
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """Windows, what they are to predict, and where they come from; every tensor is a copy.
-
-    `features` `[B, T, F]` and `targets` `[B, K]` are float32, `weight` `[B]` is 1 for each window,
-    `symbol` `[B]` counts in `symbols`, `time` `[B]` is the UTC ns of the window's last row, whose
-    targets these are. `names` are the features'. Not asked for, targets are `[B, 0]`.
-    """
-
-    features: torch.Tensor
-    targets: torch.Tensor
-    weight: torch.Tensor
-    symbol: torch.Tensor
-    time: torch.Tensor
-    names: tuple[str, ...]
-    symbols: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def to(self, device: str | torch.device) -> Batch:
-        """The same batch with its tensors on a device."""
-        return replace(
-            self,
-            features=self.features.to(device),
-            targets=self.targets.to(device),
-            weight=self.weight.to(device),
-            symbol=self.symbol.to(device),
-            time=self.time.to(device),
-        )
 
 
 class Loader:
@@ -146,7 +112,7 @@ class Loader:
     @property
     def absent(self) -> tuple[str, ...]:
         """Symbols without a window of this length in the split."""
-        present = set(_symbol_codes(self.dataset, self._starts).tolist())
+        present = set(symbol_codes(self.dataset, self._starts).tolist())
         return tuple(s for code, s in enumerate(self.dataset.symbols) if code not in present)
 
     def __len__(self) -> int:
@@ -158,18 +124,14 @@ class Loader:
             self.set_epoch(self.epoch + 1)
         self._resumed = False
         order = self._order()
+        rows = Rows(self.dataset, scaled=self.scaled)
+        rows.populate()
         while self.step < len(self):
             batch = order[self.step * self.batch_size : (self.step + 1) * self.batch_size]
             cut = len(batch) * self.rank // self.world_size
             end = len(batch) * (self.rank + 1) // self.world_size
             self.step += 1  # counts what is delivered: the caller has it when it asks for the state
-            yield _batch(
-                self.dataset,
-                batch[cut:end],
-                self.window,
-                targets=self.targets,
-                scaled=self.scaled,
-            ).to(self.device)
+            yield rows.batch(batch[cut:end], self.window, targets=self.targets).to(self.device)
         self.set_epoch(self.epoch + 1)
 
     def _order(self) -> NDArray[np.int64]:
@@ -232,20 +194,6 @@ class Loader:
         }
 
 
-class Tensors(NamedTuple):
-    """Features `[n, F]`, targets `[n, K]`, UTC ns `[n]` and codes of the symbols `[n]` of rows."""
-
-    features: torch.Tensor
-    targets: torch.Tensor
-    time: torch.Tensor
-    symbol: torch.Tensor
-
-
-def tensors_of(rows: Rows) -> Tensors:
-    """The same memory as tensors."""
-    return Tensors(*map(torch.from_numpy, rows))
-
-
 def latest(dataset: Dataset, window: int, *, scaled: bool = False, device: str = "cpu") -> Batch:
     """One batch with the last window of each symbol; symbols whose last segment is shorter lack.
 
@@ -267,28 +215,8 @@ def latest(dataset: Dataset, window: int, *, scaled: bool = False, device: str =
                 fix=f"window={longest}",
             )
         )
-    return _batch(dataset, np.array(starts), window, targets=False, scaled=scaled).to(device)
-
-
-def _batch(
-    dataset: Dataset, starts: NDArray[np.int64], window: int, *, targets: bool, scaled: bool
-) -> Batch:
-    x_BTF, y_BK, time = gather(dataset.shards, dataset.manifest.shard_starts, starts, window)
-    if scaled and dataset.scaling is not None:  # _check_options refused scaled without one
-        x_BTF = dataset.scaling.apply(x_BTF)
-    return Batch(
-        features=torch.from_numpy(x_BTF),
-        targets=torch.from_numpy(y_BK if targets else y_BK[:, :0]),
-        weight=torch.ones(len(starts)),
-        symbol=torch.from_numpy(_symbol_codes(dataset, starts)),
-        time=torch.from_numpy(time),
-        names=dataset.names,
-        symbols=dataset.symbols,
-    )
-
-
-def _symbol_codes(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.searchsorted(dataset.manifest.symbol_starts, rows, side="right") - 1
+    batch = Rows(dataset, scaled=scaled).batch(np.array(starts), window, targets=False)
+    return batch.to(device)
 
 
 def _check_options(

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from featurekit.audit import AuditReport, Subject
     from featurekit.cells import Cells
     from featurekit.contract import AuditSpec
-    from featurekit.dataset.loader import Batch, Loader, Tensors
+    from featurekit.dataset.batch import Batch
+    from featurekit.dataset.loader import Loader
+    from featurekit.dataset.tensors import Tensors
     from featurekit.export import Export
     from featurekit.feature import Feature
     from featurekit.profile import Profile
@@ -279,7 +281,7 @@ class Dataset:
 
         What is written into them stays in this process, and never reaches the files.
         """
-        from featurekit.dataset.loader import tensors_of  # brings torch
+        from featurekit.dataset.tensors import tensors_of  # brings torch
 
         shards = map_shards(self.path / "shards", self.manifest, writable=True)
         return tensors_of(rows_of(self.manifest, shards))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from featurekit.dataset.arena import Arena
 from featurekit.dataset.manifest import Manifest, Shard, canonical_json, file_digest
 from featurekit.errors import DatasetError, Problem
 
@@ -94,6 +94,15 @@ class ShardLayout:
         """Size of the whole file."""
         return len(self.header) + self.rows * sum(t.row_bytes for t in self.tensors.values())
 
+    def arrays(self, file: NDArray[np.uint8], *, writable: bool = False) -> dict[str, Any]:
+        """The tensors in the bytes of the file, without a copy; read-only unless `writable`."""
+        found = {}
+        for name, tensor in self.tensors.items():
+            at = len(self.header) + tensor.at
+            found[name] = np.ndarray(tensor.shape, tensor.dtype, file, at)
+            found[name].flags.writeable = writable
+        return found
+
 
 class ShardFile:
     """A shard that is being written: rows go to any place of it, in any order."""
@@ -144,11 +153,12 @@ class ShardFile:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MappedShard:
-    """A shard's tensors, read-only and zero-copy: `[n, F]`, `[n, K]` and `[n]`."""
+    """A shard's tensors, zero-copy: `[n, F]`, `[n, K]` and `[n]`, in their arena."""
 
     features: NDArray[np.float32]
     targets: NDArray[np.float32]
     time: NDArray[np.int64]
+    arena: Arena
 
 
 def map_shards(
@@ -156,44 +166,36 @@ def map_shards(
 ) -> tuple[MappedShard, ...]:
     """The shards of a manifest, after their sizes and headers were compared with it.
 
-    What is written into `writable` ones stays in memory, and never reaches the files.
+    They are read-only, or `writable`: what is written stays in memory, and never reaches the files.
 
     Raises:
         DatasetError: when a shard is missing, has another size or another header; all of them at
             once.
     """
-    mapped, problems = [], []
-    for shard in manifest.shards:
-        result = _map_shard(directory / shard.file, shard, manifest, writable)
-        if isinstance(result, Problem):
-            problems.append(result)
-        else:
-            mapped.append(result)
-    if problems:
+    layouts = [ShardLayout.of(shard, manifest) for shard in manifest.shards]
+    paths = [directory / shard.file for shard in manifest.shards]
+    found = map(_damage, paths, manifest.shards, layouts)
+    if problems := [problem for problem in found if problem]:
         raise DatasetError(*problems)
-    return tuple(mapped)
+    arena = Arena(paths)
+    return tuple(
+        MappedShard(**layout.arrays(file, writable=writable), arena=arena)
+        for layout, file in zip(layouts, arena.files, strict=True)
+    )
 
 
-def _map_shard(
-    path: Path, shard: Shard, manifest: Manifest, writable: bool
-) -> MappedShard | Problem:
-    layout = ShardLayout.of(shard, manifest)
+def _damage(path: Path, shard: Shard, layout: ShardLayout) -> Problem | None:
+    """What of a shard's size and header is not as the manifest says."""
     try:
         with path.open("rb") as file:
-            access = mmap.ACCESS_COPY if writable else mmap.ACCESS_READ
-            buffer = mmap.mmap(file.fileno(), 0, access=access)
-    except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
-        return damaged(path, shard, "a readable file", getattr(error, "strerror", "") or str(error))
-    if not len(buffer) == shard.bytes == layout.bytes:
-        return damaged(path, shard, f"{shard.bytes} bytes", f"{len(buffer)} bytes")
-    if buffer[: len(layout.header)] != layout.header:
+            header, size = file.read(len(layout.header)), os.fstat(file.fileno()).st_size
+    except OSError as error:
+        return damaged(path, shard, "a readable file", error.strerror or str(error))
+    if not size == shard.bytes == layout.bytes:
+        return damaged(path, shard, f"{shard.bytes} bytes", f"{size} bytes")
+    if header != layout.header:
         return damaged(path, shard, "the header that the manifest describes", "another header")
-    start = len(layout.header)
-    tensors: dict[str, NDArray[Any]] = {
-        name: np.ndarray(tensor.shape, tensor.dtype, buffer=buffer, offset=start + tensor.at)
-        for name, tensor in layout.tensors.items()
-    }
-    return MappedShard(**tensors)
+    return None
 
 
 def damaged(path: Path, shard: Shard, expected: str, got: str) -> Problem:

@@ -1,4 +1,4 @@
-"""Which windows a split has, in which order an epoch visits them, and their rows.
+"""Which windows a split has, and in which order an epoch visits them.
 
 A window is `window` consecutive rows of one symbol, named by its first row in the whole dataset.
 Windows and order are not stored: they follow from the segments, the cuts and a seed.
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from featurekit.splitmix import MASK, STEP, mix, mix_all
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-
-    from featurekit.dataset.shard import MappedShard
 
 SPLITS = ("train", "validation", "test")
 DEFAULT_WINDOW = 20
@@ -116,32 +113,3 @@ def epoch_order(starts: NDArray[np.int64], digest: str, seed: int, epoch: int) -
     state = mix(state ^ (epoch & MASK))
     keys = starts.astype(np.uint64) * np.uint64(STEP) + np.uint64(state)
     return starts[np.argsort(mix_all(keys))]
-
-
-def gather(
-    shards: Sequence[MappedShard],
-    shard_starts: NDArray[np.int64],
-    starts: NDArray[np.int64],
-    window: int,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
-    """Copies windows `[B, T, F]`, and the targets `[B, K]` and times `[B]` of their last rows."""
-    first, last = shards[0], window - 1
-    width = first.features.shape[1]
-    x_BTF = np.empty((len(starts), window, width), np.float32)
-    y_BK = np.empty((len(starts), first.targets.shape[1]), np.float32)
-    time = np.empty(len(starts), np.int64)
-    shard_of = np.searchsorted(shard_starts, starts, side="right") - 1
-    for code in np.unique(shard_of):
-        shard, at = shards[code], np.flatnonzero(shard_of == code)
-        rows = starts[at] - shard_starts[code]
-        # One window is one contiguous slice: one row of a view whose rows overlap.
-        view = as_strided(
-            shard.features.reshape(-1),
-            (len(shard.time) - last, window * width),
-            (shard.features.strides[0], shard.features.itemsize),
-            writeable=False,
-        )
-        x_BTF[at] = view[rows].reshape(-1, window, width)
-        y_BK[at] = shard.targets[rows + last]
-        time[at] = shard.time[rows + last]
-    return x_BTF, y_BK, time

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, Union
 
 import numpy as np
 
-from featurekit.dataset.windows import SPLITS, gather
+from featurekit.dataset.windows import SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -90,20 +90,20 @@ class Part:
         return max(1, BLOCK_BYTES // (4 * int(np.prod(self.shape))))
 
     def _read(self, symbol: str, numbers: Numbers) -> Block:
-        dataset = self.dataset
-        starts = dataset.manifest.shard_starts
+        starts = self.dataset.manifest.shard_starts
+        code = int(np.searchsorted(starts, numbers[0], side="right")) - 1  # it holds the symbol
+        shard, start = self.dataset.shards[code], int(starts[code])
+        last: slice | NDArray[np.int64]
         if self.window is None:
-            first = int(numbers[0])
-            code = int(np.searchsorted(starts, first, side="right")) - 1
-            shard, at = dataset.shards[code], first - int(starts[code])
-            cut = slice(at, at + len(numbers))
-            features, targets, time = shard.features[cut], shard.targets[cut], shard.time[cut]
+            last = slice(numbers[0] - start, numbers[-1] + 1 - start)
+            features = shard.features[last]
         else:
-            firsts = np.asarray(numbers, np.int64)
-            features, targets, time = gather(dataset.shards, starts, firsts, self.window)
-        if self.scaled and dataset.scaling is not None:  # an export refuses scaled without one
-            features = dataset.scaling.apply(features)
-        return Block(symbol, features, targets, time)
+            first = np.asarray(numbers, np.int64) - start
+            last = first + self.window - 1
+            features = shard.features[first[:, None] + np.arange(self.window)]
+        if self.scaled and self.dataset.scaling is not None:  # an export refuses it without one
+            features = self.dataset.scaling.apply(features)
+        return Block(symbol, features, shard.targets[last], shard.time[last])
 
 
 def parts_of(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from featurekit.dataset import Dataset
-    from featurekit.dataset.loader import Batch
+    from featurekit.dataset.batch import Batch
 
 CLIP = 0.5
 
