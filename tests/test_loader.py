@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from featurekit.dataset import Dataset, DatasetWriter, Target, open_dataset
+from featurekit.dataset.machine import machine_memory
+from featurekit.dataset.rows import _RESIDENT
 from featurekit.errors import ConfigError, DatasetError
 from featurekit.feature import Feature
 from featurekit.scaling import Scaling
@@ -27,7 +29,14 @@ NAMES = ("market.a", "market.b", "position.c")
 ROWS = {"A": 90, "B": 1, "C": 140, "D": 60}
 
 
-def write(root: Path, rows: dict[str, int] = ROWS, *, targets: int = 1, **facts: Any) -> Dataset:  # noqa: ANN401  # passed on
+def write(
+    root: Path,
+    rows: dict[str, int] = ROWS,
+    *,
+    targets: int = 1,
+    large: dict[tuple[str, int, int], float] | None = None,
+    **facts: Any,  # noqa: ANN401  # passed on
+) -> Dataset:
     """One row a tick, a gap before row 50, the last 3 targets not known; cuts at 60 and 100."""
     features = [Feature(name, name.split(".")[0], "", None, "", 0, 0) for name in NAMES]
     kinds = [Target(f"ahead_{k + 3}", "forward_return", k + 3) for k in range(targets)]
@@ -45,7 +54,11 @@ def write(root: Path, rows: dict[str, int] = ROWS, *, targets: int = 1, **facts:
             time = np.arange(n) + np.where(np.arange(n) < 50, 0, 10)
             y = rng.standard_normal((n, targets)).astype("f4")
             y[-3:] = np.nan
-            writer.write(symbol, time, rng.standard_normal((n, 3)).astype("f4"), y)
+            x = rng.standard_normal((n, 3)).astype("f4")
+            for (name, row, column), value in (large or {}).items():
+                if name == symbol:
+                    x[row, column] = value
+            writer.write(symbol, time, x, y)
         defaults = {"cuts": (70, 110), "embargo": 2, "window_max": 64, "scaling": None}
         return writer.commit(
             name="demo",
@@ -102,8 +115,8 @@ def test_train_is_shuffled_and_the_others_are_in_order(dataset: Dataset) -> None
         assert origins(loader) == origins(loader) == sorted(origins(loader))
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 4])
-@pytest.mark.parametrize("tail", ["short", "drop"])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("tail", ["pad", "drop"])
 def test_ranks_share_the_batches_of_one(dataset: Dataset, world_size: int, tail: Any) -> None:  # noqa: ANN401  # a literal
     options: dict[str, Any] = {"window": 6, "batch_size": 11, "seed": 3, "tail": tail}
     whole = [origins([batch]) for batch in dataset.loader(**options)]
@@ -193,11 +206,52 @@ def test_a_state_of_other_data_is_refused(dataset: Dataset, tmp_path: Path) -> N
     assert len(caught.value.problems) > 5
 
 
+def test_a_state_of_other_batches_is_taken_where_that_is_meant(dataset: Dataset) -> None:
+    state = dataset.loader(window=5, batch_size=8, seed=1).state_dict()
+    loader = dataset.loader(window=6, batch_size=16)
+    loader.load_state_dict({**state, "epoch": 2, "step": 3}, strict=False)
+    assert (loader.epoch, loader.step) == (2, 3)
+    expected = dataset.loader(window=6, batch_size=16)
+    expected.set_epoch(2)
+    assert origins(loader) == origins(expected)[3 * 16 :]
+    with pytest.raises(ConfigError, match="no step"):
+        loader.load_state_dict({"epoch": 1}, strict=False)
+    loader.load_state_dict({"epoch": 1, "step": 10**6}, strict=False)
+    assert list(loader) == []
+    assert loader.epoch == 2
+
+
 @pytest.mark.parametrize(("tail", "sizes"), [("short", [20, 20, 6]), ("drop", [20, 20])])
 def test_the_tail_is_short_or_dropped(dataset: Dataset, tail: Any, sizes: list[int]) -> None:  # noqa: ANN401  # a literal
     loader = dataset.loader("validation", 11, 20, tail=tail, targets=False)
     assert [len(batch) for batch in loader] == sizes
     assert (len(loader), loader.windows) == (len(sizes), sum(sizes))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_a_padded_tail_marks_what_fills_it_up(dataset: Dataset, world_size: int) -> None:
+    options: dict[str, Any] = {"split": "validation", "window": 11, "batch_size": 17}
+    whole = origins(dataset.loader(**options))
+    loaders = [
+        dataset.loader(**options, tail="pad", rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    assert {(len(loader), loader.windows) for loader in loaders} == {(3, len(whole))}
+    batches = list(chain(*zip(*loaders, strict=True)))
+    assert sum(map(len, batches)) == 3 * 17
+    masks = [batch.mask.tolist() for batch in batches]
+    assert [batch.weight.tolist() for batch in batches] == masks
+    real = [o for o, real in zip(origins(batches), chain(*masks), strict=True) if real]
+    assert real == whole
+    assert set(origins(batches)) == set(whole)  # what fills up is finite, as windows are
+    assert all(batch.mask.dtype == torch.bool for batch in batches)
+
+
+def test_a_padded_tail_longer_than_the_split_repeats_it(dataset: Dataset) -> None:
+    windows = dataset.windows("validation", 11)
+    (batch,) = dataset.loader("validation", 11, 2 * windows + 3, tail="pad")
+    assert int(batch.weight.sum()) == windows
+    assert torch.equal(batch.features[:windows], batch.features[windows : 2 * windows])
 
 
 def test_targets_decide_which_windows_there_are_only_when_asked_for(dataset: Dataset) -> None:
@@ -227,6 +281,88 @@ def test_scaled_batches_are_what_the_scaling_makes_of_natural_ones(tmp_path: Pat
         assert torch.equal(x.targets, y.targets)
     latest = dataset.latest(5, scaled=True).features.numpy()
     assert np.array_equal(latest, fitted.apply(dataset.latest(5).features.numpy()))
+
+
+def big(root: Path, value: float) -> Dataset:
+    """One of whose values is large; the scaling makes it small."""
+    fitted = Scaling(NAMES, np.zeros(3), np.array([1.0, 1e6, 1]), np.zeros(3) > 0)
+    return write(root, scaling=fitted.to_json(), large={("A", 20, 1): value})
+
+
+@pytest.mark.parametrize("memory", ["mapped", "resident"])
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_features_are_cast_after_they_are_scaled(
+    tmp_path: Path,
+    memory: Any,  # noqa: ANN401  # a literal
+    scaled: bool,
+    dtype: Any,  # noqa: ANN401  # a literal
+) -> None:
+    dataset = big(tmp_path, 60_000.0)
+    loader = dataset.loader(window=5, scaled=scaled, dtype=dtype, memory=memory)
+    expected = dataset.loader(window=5, scaled=scaled, memory="mapped")
+    for batch, plain in zip(loader, expected, strict=True):
+        assert batch.features.dtype == getattr(torch, dtype)
+        assert torch.equal(batch.features, plain.features.to(batch.features.dtype))
+        assert torch.equal(batch.targets, plain.targets)
+        assert torch.equal(batch.time, plain.time)
+    assert dataset.latest(5, scaled=scaled, dtype=dtype).features.dtype == loader.dtype
+
+
+@pytest.mark.parametrize("memory", ["mapped", "resident"])
+def test_what_float16_cannot_hold_is_refused_with_its_name(tmp_path: Path, memory: Any) -> None:  # noqa: ANN401  # a literal
+    dataset = big(tmp_path, -65_536.0)
+    with pytest.raises(DatasetError, match=r"market\.b is too large for float16") as caught:
+        list(dataset.loader(window=5, dtype="float16", memory=memory))
+    assert caught.value.problems[0].got == "65,536"
+    assert caught.value.problems[0].fix == 'dtype="bfloat16", or scaled=True'
+    assert list(dataset.loader(window=5, dtype="float16", memory=memory, scaled=True))
+    assert list(dataset.loader(window=5, dtype="bfloat16", memory=memory))
+
+
+def test_an_infinity_is_no_overflow(tmp_path: Path) -> None:
+    (batch,) = big(tmp_path, np.inf).loader(window=5, dtype="float16")
+    assert batch.features.isinf().any()
+
+
+def test_loaders_of_one_dataset_share_the_rows_that_they_keep(tmp_path: Path) -> None:
+    dataset = write(tmp_path)
+    train, held_out = (dataset.loader(split, 5, memory="resident") for split in ("train", "test"))
+    list(train), list(held_out)
+    tables = [loader._rows.features.flats[0] for loader in (train, held_out)]  # type: ignore[union-attr]
+    assert tables[0] is tables[1]
+    assert len(_RESIDENT[dataset]) == 1
+    del tables, train, held_out
+    assert len(_RESIDENT[dataset]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "memory", "resident"),
+    [
+        ({}, 1 << 40, False),
+        ({"dtype": "bfloat16"}, 1 << 40, True),
+        ({"dtype": "bfloat16"}, 8 * 3 * 290, False),
+        ({"dtype": "bfloat16", "world_size": 8}, 8 * 3 * 300 * 2, False),
+        ({"dtype": "bfloat16", "memory": "mapped"}, 1 << 40, False),
+        ({"memory": "resident"}, 0, True),
+    ],
+)
+def test_rows_are_kept_where_they_are_changed_and_fit(
+    dataset: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    memory: int,
+    resident: bool,
+) -> None:
+    monkeypatch.setattr("featurekit.dataset.loader.machine_memory", lambda: memory)
+    loader = dataset.loader(window=5, **options)
+    next(iter(loader))
+    assert loader._rows is not None
+    assert (loader._rows.features.flats[0].numel() == dataset.rows * 3) == resident
+
+
+def test_the_memory_of_the_machine_is_more_than_a_gigabyte() -> None:
+    assert machine_memory() == machine_memory() > 1 << 30
 
 
 def test_many_symbols_of_which_some_are_too_short(tmp_path: Path) -> None:
@@ -282,13 +418,15 @@ def test_a_batch_is_a_copy_and_moves_between_devices(dataset: Dataset) -> None:
         ({"stride": 0}, "stride=1"),
         ({"stride": 10**30}, "stride=2147483647"),
         ({"batch_size": 10**30}, "batch_size=2147483647"),
-        ({"tail": "pad"}, 'tail="short"'),
+        ({"tail": "long"}, 'tail="short"'),
+        ({"memory": "gpu"}, 'memory="auto"'),
+        ({"dtype": "int8"}, 'dtype="float32"'),
         ({"split": "valid"}, 'split="train"'),
         ({"device": "gpu"}, 'device="cpu"'),
         ({"scaled": True}, "scaled=False"),
         ({"batch_size": 10**6, "tail": "drop"}, 'tail="short"'),
         ({"batch_size": 45, "world_size": 4, "split": "validation", "window": 11,
-          "targets": False}, 'tail="drop"'),
+          "targets": False}, 'tail="pad", or tail="drop"'),
     ],
 )  # fmt: skip
 def test_an_option_that_cannot_be_is_refused_with_its_fix(

@@ -5,27 +5,36 @@ Axes: B windows of a batch, T rows of a window, F features, K targets.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
-TENSORS = ("features", "targets", "weight", "symbol", "time")
+from featurekit.errors import ConfigError, Problem
+
+TENSORS = ("features", "targets", "weight", "mask", "symbol", "time")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Windows, what they are to predict, and where they come from; every tensor is a copy.
+    """Windows, what they are to predict, and where they come from; its memory is the caller's.
 
-    `features` `[B, T, F]` and `targets` `[B, K]` are float32, `weight` `[B]` is 1 for each window,
-    `symbol` `[B]` counts in `symbols`, `time` `[B]` is the UTC ns of the window's last row, whose
-    targets these are. `names` are the features'. Not asked for, targets are `[B, 0]`.
+    Args:
+        features: `[B, T, F]`, in natural units or scaled, of the loader's dtype.
+        targets: `[B, K]` float32; `[B, 0]` where they were not asked for.
+        weight: `[B]` float32, 1 for a window, 0 for one that only fills the batch up.
+        mask: `[B]` bool, whether a window is one, and does not only fill the batch up.
+        symbol: `[B]` int64, counts in `symbols`.
+        time: `[B]` int64, UTC ns of the window's last row, whose targets these are.
+        names: The features'.
+        symbols: All of the dataset's.
     """
 
     features: torch.Tensor
     targets: torch.Tensor
     weight: torch.Tensor
+    mask: torch.Tensor
     symbol: torch.Tensor
     time: torch.Tensor
     names: tuple[str, ...]
@@ -36,7 +45,24 @@ class Batch:
 
     def to(self, device: str | torch.device, *, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors on a device."""
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=non_blocking) for name in TENSORS
-        }
-        return replace(self, **moved)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, from which copies to a GPU do not block.
+
+        Raises:
+            ConfigError: when there is no accelerator.
+        """
+        if not torch.accelerator.is_available():
+            raise ConfigError(
+                Problem(
+                    "memory is pinned for copies to an accelerator, and there is none",
+                    where="Batch.pin_memory",
+                    fix="leave pin_memory out",
+                )
+            )
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in TENSORS}
+        return replace(self, **changed)

@@ -1,15 +1,28 @@
-"""Batches of a split's windows, epoch after epoch."""
+"""Batches of a split's windows, epoch after epoch.
+
+Axes: B windows of a batch, T rows of a window, F features.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
 
+from featurekit.dataset.machine import machine_memory
+from featurekit.dataset.options import (
+    MOST,
+    Dtype,
+    Memory,
+    Tail,
+    check_options,
+    no_window,
+    whole,
+)
 from featurekit.dataset.rows import Rows, symbol_codes
-from featurekit.dataset.windows import ORDER_VERSION, epoch_order
+from featurekit.dataset.treatment import DTYPES, Treatment
+from featurekit.dataset.windows import ORDER_VERSION, batch_part, epoch_order
 from featurekit.errors import ConfigError, DatasetError, Problem
 
 if TYPE_CHECKING:
@@ -20,20 +33,37 @@ if TYPE_CHECKING:
     from featurekit.dataset.batch import Batch
     from featurekit.dataset.reader import Dataset
 
-MOST = 2**31 - 1  # of windows, ranks and rows that an option counts
-
 
 class Loader:
     """Batches of a split's windows, in an order that depends on the data, the seed and the epoch.
 
     The order never depends on the number of ranks: `batch_size` counts the windows of all ranks,
-    and each rank takes its contiguous part of every batch. Train is shuffled, other splits are not,
-    unless `shuffle` says so. Each `for` is one epoch, the next is the next one; `set_epoch` names
-    it. A last batch with fewer windows is short, or left out with `tail="drop"`.
+    and each rank takes its contiguous part of every batch. Each `for` is one epoch, the next is
+    the next one; `set_epoch` names it.
+
+    Args:
+        dataset: Whose rows.
+        split: train, validation or test.
+        window: Rows of a window.
+        batch_size: Windows of a batch, over all ranks.
+        seed: Of the order.
+        rank: Of this process, from 0 on.
+        world_size: Number of processes that share the batches.
+        device: Where batches go.
+        scaled: Features by the scaling that was fitted on train, instead of natural units.
+        dtype: Of the features, cast after scaling: float32, bfloat16 or float16.
+        shuffle: Or in order of symbol and time; by default only train is shuffled.
+        stride: Rows between the starts of windows.
+        tail: A last batch with fewer windows is `short`, left out by `drop`, or by `pad` filled up
+            with windows of its own whose weight is 0 and whose mask is False.
+        targets: Without them, also windows whose targets are not known yet.
+        memory: `mapped` copies windows from the mapped files; `resident` first treats every row
+            once and keeps it on the device. By default what the device and the treatment suggest.
 
     Raises:
         ConfigError: when an option is out of range, or the split or device does not exist.
-        DatasetError: when no symbol of the split has a window of this length.
+        DatasetError: when no symbol of the split has a window of this length, or a value of it is
+            too large for float16.
     """
 
     def __init__(
@@ -46,40 +76,41 @@ class Loader:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
         scaled: bool = False,
+        dtype: Dtype = "float32",
         shuffle: bool | None = None,
         stride: int = 1,
-        tail: Literal["short", "drop"] = "short",
+        tail: Tail = "short",
         targets: bool = True,
+        memory: Memory = "auto",
     ) -> None:
-        ranks = world_size if _whole(world_size) and world_size >= 1 else 1
-        _check_options(
-            dataset,
-            window,
-            device,
-            scaled,
+        ranks = world_size if whole(world_size) and world_size >= 1 else 1
+        numbers = (
             ("batch_size", batch_size, ranks, MOST),
             ("seed", seed, 0, 2**64 - 1),
             ("world_size", world_size, 1, MOST),
             ("rank", rank, 0, ranks - 1),
             ("stride", stride, 1, MOST),
         )
-        if tail not in ("short", "drop"):
-            raise ConfigError(
-                Problem("no such tail", expected="short | drop", got=repr(tail), fix='tail="short"')
-            )
-        self.dataset, self.split, self.device = dataset, split, device
+        choices = (("tail", tail, get_args(Tail)), ("memory", memory, get_args(Memory)))
+        check_options(dataset, window, device, scaled, dtype, numbers, choices)
+        self.dataset, self.split, self.device = dataset, split, torch.device(device)
         self.window, self.batch_size, self.stride = int(window), int(batch_size), int(stride)
         self.seed, self.rank, self.world_size = int(seed), int(rank), int(world_size)
-        self.scaled, self.tail, self.targets = scaled, tail, targets
+        self.scaled, self.tail, self.targets, self.memory = scaled, tail, targets, memory
         self.shuffle = split == "train" if shuffle is None else shuffle
         self.epoch = self.step = 0
         self._resumed = False
+        self._rows: Rows | None = None
+        self._treatment = Treatment(
+            dataset.names, dataset.scaling if scaled else None, DTYPES[dtype]
+        )
         self._starts = dataset.starts(split, self.window, stride=self.stride, targets=targets)
         if not len(self._starts):
-            raise _no_window(dataset, split, self.window, targets)
+            raise no_window(dataset, split, self.window, targets)
         self._check_tail()
+        self._check_range()
 
     def _check_tail(self) -> None:
         windows, rest = len(self._starts), len(self._starts) % self.batch_size
@@ -100,9 +131,22 @@ class Loader:
                     where=f"split {self.split!r}, {windows} windows",
                     expected=f"{self.world_size} windows or more",
                     got=str(rest),
-                    fix='tail="drop"',
+                    fix='tail="pad", or tail="drop"',
                 )
             )
+
+    def _check_range(self) -> None:
+        """Refuses before the first batch what the split's profile says does not fit float16."""
+        if self._treatment.dtype != torch.float16 or "profile" not in self.dataset.manifest.files:
+            return
+        profile = self.dataset.profile(self.split)
+        extremes = torch.from_numpy(np.stack([profile.minimum, profile.maximum])).float()
+        self._treatment.apply(extremes, torch.empty(extremes.shape, dtype=torch.float16))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the features."""
+        return self._treatment.dtype
 
     @property
     def windows(self) -> int:
@@ -117,27 +161,51 @@ class Loader:
 
     def __len__(self) -> int:
         full, rest = divmod(len(self._starts), self.batch_size)
-        return full + (rest > 0 and self.tail == "short")
+        return full + (rest > 0 and self.tail != "drop")
 
     def __iter__(self) -> Iterator[Batch]:
         if self.step and not self._resumed:  # the last epoch was left early
             self.set_epoch(self.epoch + 1)
         self._resumed = False
-        order = self._order()
-        rows = Rows(self.dataset, scaled=self.scaled)
-        rows.populate()
-        while self.step < len(self):
-            batch = order[self.step * self.batch_size : (self.step + 1) * self.batch_size]
-            cut = len(batch) * self.rank // self.world_size
-            end = len(batch) * (self.rank + 1) // self.world_size
-            self.step += 1  # counts what is delivered: the caller has it when it asks for the state
-            yield rows.batch(batch[cut:end], self.window, targets=self.targets).to(self.device)
-        self.set_epoch(self.epoch + 1)
+        epoch, step = self.epoch, self.step
+        for batch in self._batches(epoch, step):
+            step += 1
+            self.epoch, self.step = epoch, step  # what is delivered: the caller has it now
+            yield batch
+        self.set_epoch(epoch + 1)
 
-    def _order(self) -> NDArray[np.int64]:
+    def _batches(self, epoch: int, step: int) -> Iterator[Batch]:
+        order = self._order(epoch)
+        rows = self._rows = self._rows or self._open_rows()
+        for at in range(step, len(self)):
+            places, mask = batch_part(
+                len(order), self.batch_size, at, self.rank, self.world_size, pad=self.tail == "pad"
+            )
+            yield self._batch(rows, order[places], mask)
+
+    def _batch(self, rows: Rows, starts: NDArray[np.int64], mask: NDArray[np.bool_]) -> Batch:
+        x_BTF = rows.empty(len(starts), self.window)
+        return rows.batch(starts, mask, x_BTF, targets=self.targets).to(self.device)
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
         if not self.shuffle:
             return self._starts
-        return epoch_order(self._starts, self.dataset.manifest.data_digest, self.seed, self.epoch)
+        return epoch_order(self._starts, self.dataset.manifest.data_digest, self.seed, epoch)
+
+    def _open_rows(self) -> Rows:
+        if self.memory == "resident" or (self.memory == "auto" and self._fits()):
+            return Rows.resident(self.dataset, self._treatment, self.device)
+        self.dataset.shards[0].arena.populate()
+        return Rows.mapped(self.dataset, self._treatment)
+
+    def _fits(self) -> bool:
+        """Whether all rows are to be kept on the device, treated."""
+        size = self.dataset.rows * len(self.dataset.names) * self._treatment.dtype.itemsize
+        if self.device.type == "cuda":
+            return size <= torch.cuda.mem_get_info(self.device)[0] // 2
+        if self.device.type == "cpu" and self._treatment.changes:
+            return size * self.world_size <= machine_memory() // 4
+        return False
 
     def set_epoch(self, epoch: int) -> None:
         """The next `for` is this epoch, from its first batch."""
@@ -147,8 +215,12 @@ class Loader:
         """Epoch and batches delivered in it, and what they count; the same on every rank."""
         return {**self._identity(), "epoch": self.epoch, "step": self.step}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
         """The next `for` goes on after the last batch that was delivered before.
+
+        Args:
+            state: What `state_dict` gave, on any rank of any number.
+            strict: Or take epoch and step from a state that counts other batches.
 
         Raises:
             ConfigError: when the state is of other data, or counts other batches.
@@ -159,10 +231,11 @@ class Loader:
                 where="load_state_dict",
                 expected=repr(value),
                 got=repr(state.get(key)),
-                fix="a loader with the options, and a dataset with the data, of the saved one",
+                fix="a loader with the options, and a dataset with the data, of the saved one, "
+                "or strict=False",
             )
             for key, value in self._identity().items()
-            if state.get(key) != value
+            if strict and state.get(key) != value
         ]
         problems += [
             Problem(
@@ -173,7 +246,7 @@ class Loader:
                 fix="loader.load_state_dict(loader.state_dict())",
             )
             for key in ("epoch", "step")
-            if not isinstance(state.get(key), int) or state[key] < 0
+            if not whole(state.get(key)) or state[key] < 0
         ]
         if problems:
             raise ConfigError(*problems)
@@ -194,14 +267,21 @@ class Loader:
         }
 
 
-def latest(dataset: Dataset, window: int, *, scaled: bool = False, device: str = "cpu") -> Batch:
+def latest(
+    dataset: Dataset,
+    window: int,
+    *,
+    scaled: bool = False,
+    dtype: Dtype = "float32",
+    device: str | torch.device = "cpu",
+) -> Batch:
     """One batch with the last window of each symbol; symbols whose last segment is shorter lack.
 
     Raises:
         ConfigError: when the window is longer than `windows.max`, or the device does not exist.
         DatasetError: when no symbol has so many rows after its last gap.
     """
-    _check_options(dataset, window, device, scaled)
+    check_options(dataset, window, device, scaled, dtype)
     last = {segment.symbol: segment for segment in dataset.manifest.segments}
     starts = [s.start + s.rows - window for s in last.values() if s.rows >= window]
     if not starts:
@@ -215,73 +295,7 @@ def latest(dataset: Dataset, window: int, *, scaled: bool = False, device: str =
                 fix=f"window={longest}",
             )
         )
-    batch = Rows(dataset, scaled=scaled).batch(np.array(starts), window, targets=False)
-    return batch.to(device)
-
-
-def _check_options(
-    dataset: Dataset,
-    window: int,
-    device: str,
-    scaled: bool,
-    *numbers: tuple[str, int, int, int],
-) -> None:
-    """Tells all options that are out of range at once."""
-    problems = []
-    window_max = dataset.manifest.window_max
-    for name, value, low, high in (("window", window, 1, window_max), *numbers):
-        below = not _whole(value) or value < low
-        if below or value > high:
-            problems.append(
-                Problem(
-                    f"{name} is out of range",
-                    expected=f"a whole number, {low} to {high}",
-                    got=repr(value),
-                    fix=f"{name}={low if below else high}",
-                )
-            )
-    if _whole(window) and window > window_max:
-        problems[0] = replace(
-            problems[0], fix=f"window={window_max}, or windows: {{max: {window}}} and a new build"
-        )
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        got = f"{device!r}: {str(error).splitlines()[0]}"
-        problems.append(Problem("this device cannot be used", got=got, fix='device="cpu"'))
-    if scaled and dataset.scaling is None:
-        problems.append(
-            Problem(
-                "this dataset has no scaling",
-                where=str(dataset.path),
-                expected="scaling: {kind: standard, squash: asinh} in its pipeline",
-                fix="scaled=False",
-            )
-        )
-    if problems:
-        raise ConfigError(*problems)
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def _no_window(dataset: Dataset, split: str, window: int, targets: bool) -> DatasetError:
-    longest = dataset.runs(split, targets=targets).longest(len(dataset.symbols))
-    most = int(longest.max(initial=0))
-    found = [f"{s} {rows}" for s, rows in zip(dataset.symbols, longest, strict=True)]
-    more = f" and {len(found) - 20} more symbols" if len(found) > 20 else ""
-    if most >= window:
-        got, fix = "no target of a window's last row is known", "targets=False"
-    else:
-        got = "longest runs of rows: " + ", ".join(found[:20]) + more
-        fix = f"window={most}" if most else "another split, or splits: with other shares"
-    return DatasetError(
-        Problem(
-            f"the split {split!r} has no window of {window} rows",
-            where=str(dataset.path),
-            expected=f"a symbol with {window} rows between two gaps and within the split",
-            got=got,
-            fix=fix,
-        )
-    )
+    treatment = Treatment(dataset.names, dataset.scaling if scaled else None, DTYPES[dtype])
+    rows, every = Rows.mapped(dataset, treatment), np.ones(len(starts), np.bool_)
+    x_BTF = rows.empty(len(starts), window)
+    return rows.batch(np.array(starts), every, x_BTF, targets=False).to(device)

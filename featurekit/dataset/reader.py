@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from featurekit.contract import AuditSpec
     from featurekit.dataset.batch import Batch
     from featurekit.dataset.loader import Loader
+    from featurekit.dataset.options import Dtype, Memory, Tail
     from featurekit.dataset.tensors import Tensors
     from featurekit.export import Export
     from featurekit.feature import Feature
@@ -379,10 +380,12 @@ class Dataset:
         world_size: int = 1,
         device: str = "cpu",
         scaled: bool = False,
+        dtype: Dtype = "float32",
         shuffle: bool | None = None,
         stride: int = 1,
-        tail: Literal["short", "drop"] = "short",
+        tail: Tail = "short",
         targets: bool = True,
+        memory: Memory = "auto",
     ) -> Loader:
         """Batches of a split's windows; `Loader` says what the options do and when it raises."""
         from featurekit.dataset.loader import Loader  # brings torch
@@ -397,13 +400,22 @@ class Dataset:
             world_size=world_size,
             device=device,
             scaled=scaled,
+            dtype=dtype,
             shuffle=shuffle,
             stride=stride,
             tail=tail,
             targets=targets,
+            memory=memory,
         )
 
-    def latest(self, window: int, *, scaled: bool = False, device: str = "cpu") -> Batch:
+    def latest(
+        self,
+        window: int,
+        *,
+        scaled: bool = False,
+        dtype: Dtype = "float32",
+        device: str = "cpu",
+    ) -> Batch:
         """One batch with the last window of each symbol, for inference.
 
         Raises:
@@ -412,7 +424,7 @@ class Dataset:
         """
         from featurekit.dataset.loader import latest  # brings torch
 
-        return latest(self, window, scaled=scaled, device=device)
+        return latest(self, window, scaled=scaled, dtype=dtype, device=device)
 
     @cached_property
     def _segments(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

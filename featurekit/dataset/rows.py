@@ -5,7 +5,8 @@ Axes: B windows of a batch, T rows of a window, F features, K targets.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
 import torch
@@ -17,45 +18,111 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from featurekit.dataset.reader import Dataset
+    from featurekit.dataset.treatment import Treatment
+
+_CHUNK = 8192  # rows that are treated at once
+
+# Tables that some loader keeps in memory, so that those of train and validation share one.
+_RESIDENT: WeakKeyDictionary[Dataset, WeakValueDictionary[tuple[object, ...], torch.Tensor]] = (
+    WeakKeyDictionary()
+)
 
 
 class Rows:
-    """Where windows are copied from: the shards, mapped into memory."""
+    """Where windows are copied from, and what becomes of their features."""
 
-    def __init__(self, dataset: Dataset, *, scaled: bool) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        features: Strip,
+        targets: Strip,
+        time: Strip,
+        treatment: Treatment | None,
+    ) -> None:
         self.dataset = dataset
-        self.scaling = dataset.scaling if scaled else None
+        self.features, self.targets, self.time = features, targets, time
+        self.treatment = treatment if treatment is not None and treatment.changes else None
+
+    @staticmethod
+    def mapped(dataset: Dataset, treatment: Treatment) -> Rows:
+        """The shards as they are mapped into memory; a window is treated when it is copied."""
         shards, first = dataset.shards, dataset.manifest.shard_starts[:-1]
-        arena = shards[0].arena
-        self._arena = arena
-        self.features = Strip.of([shard.features for shard in shards], first, arena)
-        self.targets = Strip.of([shard.targets for shard in shards], first, arena)
-        halves = [shard.time.view(np.int32).reshape(-1, 2) for shard in shards]
-        self.time = Strip.of(halves, first, arena)
+        features, targets, time = (
+            Strip.of(parts, first, shards[0].arena)
+            for parts in (
+                [shard.features for shard in shards],
+                [shard.targets for shard in shards],
+                [halves(shard.time) for shard in shards],
+            )
+        )
+        return Rows(dataset, features, targets, time, treatment)
 
-    def populate(self) -> None:
-        """Brings the rows into memory, before windows are copied from all over them."""
-        self._arena.populate()
+    @staticmethod
+    def resident(dataset: Dataset, treatment: Treatment, device: torch.device) -> Rows:
+        """Every row, treated once and kept on a device, where windows are copied."""
+        shared = _RESIDENT.setdefault(dataset, WeakValueDictionary())
+        key = (treatment.dtype, treatment.scaling is not None, device)
+        table = shared.get(key)
+        if table is None:
+            table = shared[key] = _table(dataset, treatment, device)
+        zero = np.zeros(1, np.int64)
+        features = Strip([table], zero, zero, len(dataset.names))
+        mapped = Rows.mapped(dataset, treatment)
+        return Rows(dataset, features, mapped.targets, mapped.time, None)
 
-    def batch(self, starts: NDArray[np.int64], window: int, *, targets: bool) -> Batch:
-        """The windows that start at rows, counted over all symbols."""
-        count, dataset = len(starts), self.dataset
-        x_BTF = torch.empty(count, window, len(dataset.names))
-        y_BK = torch.empty(count, 1, len(dataset.targets) if targets else 0)
+    def empty(self, count: int, window: int) -> torch.Tensor:
+        """Room for the features of a batch: their type, where they are made."""
+        source = self.features.flats[0]
+        dtype = source.dtype if self.treatment is None else self.treatment.dtype
+        shape = (count, window, self.features.columns)
+        return torch.empty(shape, dtype=dtype, device=source.device)
+
+    def batch(
+        self,
+        starts: NDArray[np.int64],
+        mask: NDArray[np.bool_],
+        x_BTF: torch.Tensor,
+        *,
+        targets: bool,
+    ) -> Batch:
+        """The windows that start at rows, counted over all symbols; their features fill `x_BTF`."""
+        count, last = len(starts), starts + x_BTF.shape[1] - 1
+        if self.treatment is None:
+            self.features.windows(starts, x_BTF)
+        else:
+            natural = self.features.windows(starts, torch.empty(x_BTF.shape))
+            self.treatment.apply(natural, x_BTF)
+        y_BK = torch.empty(count, 1, self.targets.columns if targets else 0)
         time = torch.empty(count, 1, 2, dtype=torch.int32)
-        last = starts + window - 1
-        self.features.windows(starts, x_BTF)
-        if self.scaling is not None:
-            x_BTF = torch.from_numpy(self.scaling.apply(x_BTF.numpy()))
         return Batch(
             features=x_BTF,
             targets=self.targets.windows(last, y_BK)[:, 0],
-            weight=torch.ones(count),
-            symbol=torch.from_numpy(symbol_codes(dataset, starts)),
+            weight=torch.from_numpy(mask.astype(np.float32)),
+            mask=torch.from_numpy(mask),
+            symbol=torch.from_numpy(symbol_codes(self.dataset, starts)),
             time=self.time.windows(last, time).view(torch.int64)[:, 0, 0],
-            names=dataset.names,
-            symbols=dataset.symbols,
+            names=self.dataset.names,
+            symbols=self.dataset.symbols,
         )
+
+
+def _table(dataset: Dataset, treatment: Treatment, device: torch.device) -> torch.Tensor:
+    """All rows, treated, as one flat tensor on the device."""
+    width = len(dataset.names)
+    table = torch.empty(dataset.rows * width, dtype=treatment.dtype, device=device)
+    at = 0
+    for shard in dataset.shards:
+        for begin in range(0, len(shard.time), _CHUNK):
+            natural = torch.from_numpy(shard.features[begin : begin + _CHUNK].copy())
+            treated = treatment.apply(natural, torch.empty(natural.shape, dtype=treatment.dtype))
+            table[at : at + treated.numel()] = treated.view(-1)
+            at += treated.numel()
+    return table
+
+
+def halves(time: NDArray[np.int64]) -> NDArray[Any]:
+    """Times `[n]` as `[n, 2]` of four bytes: in a shard they need not lie at multiples of eight."""
+    return time.view(np.int32).reshape(-1, 2)
 
 
 def symbol_codes(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -113,3 +113,25 @@ def epoch_order(starts: NDArray[np.int64], digest: str, seed: int, epoch: int) -
     state = mix(state ^ (epoch & MASK))
     keys = starts.astype(np.uint64) * np.uint64(STEP) + np.uint64(state)
     return starts[np.argsort(mix_all(keys))]
+
+
+def batch_part(
+    windows: int, batch_size: int, step: int, rank: int, world_size: int, *, pad: bool
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Places in an epoch's order that a rank has of a batch, and which of them are windows.
+
+    Each rank takes its contiguous part of the batch of all, so the number of ranks moves no window
+    to another batch. The last batch is shorter, or with `pad` repeats its windows, which are then
+    marked as none.
+
+    Example:
+        >>> batch_part(10, 4, step=1, rank=1, world_size=2, pad=False)
+        (array([6, 7]), array([ True,  True]))
+        >>> batch_part(10, 4, step=2, rank=1, world_size=2, pad=True)
+        (array([8, 9]), array([False, False]))
+    """
+    first = step * batch_size
+    real = min(batch_size, windows - first)
+    size = batch_size if pad else real
+    place = np.arange(size * rank // world_size, size * (rank + 1) // world_size, dtype=np.int64)
+    return first + place % real, place < real

@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import featurekit as fk
 from featurekit.dataset import DatasetWriter, Target
-from featurekit.dataset.rows import Rows
+from featurekit.dataset.strip import Strip
 from featurekit.feature import Feature
 
 if TYPE_CHECKING:
@@ -78,7 +78,10 @@ def paired(ours: Callable[[int], object], other: Callable[[int], object]) -> tup
 
 
 def against_copy(dataset: fk.Dataset, window: int) -> None:
-    rows, repeats = Rows(dataset, scaled=False), 10
+    shards, repeats = dataset.shards, 10
+    shards[0].arena.populate()
+    features = [shard.features for shard in shards]
+    strip = Strip.of(features, dataset.manifest.shard_starts[:-1], shards[0].arena)
     starts = dataset.starts("train", window)
     order = np.random.default_rng(window).permutation(starts)
     out = torch.zeros(BATCH, window, WIDTH)
@@ -86,7 +89,7 @@ def against_copy(dataset: fk.Dataset, window: int) -> None:
 
     def gather(k: int) -> None:
         for j in range(k * repeats, (k + 1) * repeats):
-            rows.features.windows(order.take(range(j * BATCH, (j + 1) * BATCH), mode="wrap"), out)
+            strip.windows(order.take(range(j * BATCH, (j + 1) * BATCH), mode="wrap"), out)
 
     def copy(k: int) -> None:
         for j in range(k * repeats, (k + 1) * repeats):
