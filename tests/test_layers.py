@@ -70,6 +70,8 @@ THIRD_PARTY = {
     "torch": {
         "nn/",
         "dataset/batch.py",
+        "dataset/buffers.py",
+        "dataset/gpu.py",
         "dataset/loader.py",
         "dataset/options.py",
         "dataset/rows.py",

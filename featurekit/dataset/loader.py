@@ -5,11 +5,15 @@ Axes: B windows of a batch, T rows of a window, F features.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args
+import threading
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import numpy as np
 import torch
 
+from featurekit.dataset.buffers import Buffers
+from featurekit.dataset.gpu import Gpu
 from featurekit.dataset.machine import machine_memory
 from featurekit.dataset.options import (
     MOST,
@@ -20,6 +24,7 @@ from featurekit.dataset.options import (
     no_window,
     whole,
 )
+from featurekit.dataset.prefetch import Prefetch
 from featurekit.dataset.rows import Rows, symbol_codes
 from featurekit.dataset.treatment import DTYPES, Treatment
 from featurekit.dataset.windows import ORDER_VERSION, batch_part, epoch_order
@@ -32,6 +37,8 @@ if TYPE_CHECKING:
 
     from featurekit.dataset.batch import Batch
     from featurekit.dataset.reader import Dataset
+
+HOST = torch.device("cpu")
 
 
 class Loader:
@@ -59,6 +66,9 @@ class Loader:
         targets: Without them, also windows whose targets are not known yet.
         memory: `mapped` copies windows from the mapped files; `resident` first treats every row
             once and keeps it on the device. By default what the device and the treatment suggest.
+        prefetch: Batches that a thread makes before they are asked for; 0 makes each when it is.
+        copy: A batch is the caller's for as long as the caller has it. With False, its features
+            are overwritten once the next batch but one is asked for, and memory never grows.
 
     Raises:
         ConfigError: when an option is out of range, or the split or device does not exist.
@@ -84,6 +94,8 @@ class Loader:
         tail: Tail = "short",
         targets: bool = True,
         memory: Memory = "auto",
+        prefetch: int = 2,
+        copy: bool = True,
     ) -> None:
         ranks = world_size if whole(world_size) and world_size >= 1 else 1
         numbers = (
@@ -92,6 +104,7 @@ class Loader:
             ("world_size", world_size, 1, MOST),
             ("rank", rank, 0, ranks - 1),
             ("stride", stride, 1, MOST),
+            ("prefetch", prefetch, 0, 64),
         )
         choices = (("tail", tail, get_args(Tail)), ("memory", memory, get_args(Memory)))
         check_options(dataset, window, device, scaled, dtype, numbers, choices)
@@ -100,6 +113,8 @@ class Loader:
         self.seed, self.rank, self.world_size = int(seed), int(rank), int(world_size)
         self.scaled, self.tail, self.targets, self.memory = scaled, tail, targets, memory
         self.shuffle = split == "train" if shuffle is None else shuffle
+        self.prefetch, self.copy = int(prefetch), copy
+        self._buffers = Buffers(self.prefetch + 2, copy=copy)
         self.epoch = self.step = 0
         self._resumed = False
         self._rows: Rows | None = None
@@ -168,24 +183,38 @@ class Loader:
             self.set_epoch(self.epoch + 1)
         self._resumed = False
         epoch, step = self.epoch, self.step
-        for batch in self._batches(epoch, step):
-            step += 1
-            self.epoch, self.step = epoch, step  # what is delivered: the caller has it now
-            yield batch
+        gpu = Gpu(self.device, self.prefetch + 2) if self.device.type == "cuda" else None
+        made = self._made(epoch, step, gpu)
+        with (
+            Prefetch(made, self.prefetch, one_thread)
+            if self.prefetch
+            else nullcontext(made) as ready
+        ):
+            for batch, event in ready:
+                if gpu is not None:
+                    gpu.receive(batch, event)
+                step += 1
+                self.epoch, self.step = epoch, step  # what is delivered: the caller has it now
+                yield batch
         self.set_epoch(epoch + 1)
 
-    def _batches(self, epoch: int, step: int) -> Iterator[Batch]:
-        order = self._order(epoch)
-        rows = self._rows = self._rows or self._open_rows()
+    def _made(self, epoch: int, step: int, gpu: Gpu | None) -> Iterator[tuple[Batch, Any]]:
+        """Batches of an epoch from a step on, each with the event after which it is there."""
+        order, rows = self._order(epoch), self._open_rows()
         for at in range(step, len(self)):
             places, mask = batch_part(
                 len(order), self.batch_size, at, self.rank, self.world_size, pad=self.tail == "pad"
             )
-            yield self._batch(rows, order[places], mask)
-
-    def _batch(self, rows: Rows, starts: NDArray[np.int64], mask: NDArray[np.bool_]) -> Batch:
-        x_BTF = rows.empty(len(starts), self.window)
-        return rows.batch(starts, mask, x_BTF, targets=self.targets).to(self.device)
+            shape = (len(places), self.window, len(self.dataset.names))
+            with gpu.making() if gpu else nullcontext():
+                if rows.device != HOST:
+                    x_BTF = torch.empty(shape, dtype=self.dtype, device=rows.device)
+                else:
+                    x_BTF = (gpu or self._buffers).take(shape, self.dtype)
+                batch = rows.batch(order[places], mask, x_BTF, targets=self.targets)
+                made = gpu.send(batch) if gpu else (batch.to(self.device), None)
+            del x_BTF, batch  # the caller's alone
+            yield made
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         if not self.shuffle:
@@ -193,10 +222,13 @@ class Loader:
         return epoch_order(self._starts, self.dataset.manifest.data_digest, self.seed, epoch)
 
     def _open_rows(self) -> Rows:
-        if self.memory == "resident" or (self.memory == "auto" and self._fits()):
-            return Rows.resident(self.dataset, self._treatment, self.device)
-        self.dataset.shards[0].arena.populate()
-        return Rows.mapped(self.dataset, self._treatment)
+        if self._rows is None:
+            if self.memory == "resident" or (self.memory == "auto" and self._fits()):
+                self._rows = Rows.resident(self.dataset, self._treatment, self.device)
+            else:
+                self.dataset.shards[0].arena.populate()
+                self._rows = Rows.mapped(self.dataset, self._treatment)
+        return self._rows
 
     def _fits(self) -> bool:
         """Whether all rows are to be kept on the device, treated."""
@@ -252,6 +284,16 @@ class Loader:
             raise ConfigError(*problems)
         self.epoch, self.step, self._resumed = state["epoch"], state["step"], True
 
+    def __reduce__(self) -> NoReturn:
+        raise ConfigError(
+            Problem(
+                "a loader cannot be copied to another process",
+                where=f"a loader of {self.dataset!r}",
+                expected="one loader in each process that trains, with its rank",
+                fix="DataLoader(loader, batch_size=None, num_workers=0); it has its own thread",
+            )
+        )
+
     def _identity(self) -> dict[str, Any]:
         return {
             "order_version": ORDER_VERSION,
@@ -297,5 +339,19 @@ def latest(
         )
     treatment = Treatment(dataset.names, dataset.scaling if scaled else None, DTYPES[dtype])
     rows, every = Rows.mapped(dataset, treatment), np.ones(len(starts), np.bool_)
-    x_BTF = rows.empty(len(starts), window)
+    x_BTF = torch.empty((len(starts), window, len(dataset.names)), dtype=treatment.dtype)
     return rows.batch(np.array(starts), every, x_BTF, targets=False).to(device)
+
+
+def one_thread() -> None:
+    """What this thread asks of torch runs on it alone, and takes no core from the training.
+
+    torch counts threads for each thread and for those to come; the latter number is put back, by
+    a thread that ends with that.
+    """
+    threads = torch.get_num_threads()
+    if threads > 1:
+        torch.set_num_threads(1)
+        restoring = threading.Thread(target=torch.set_num_threads, args=(threads,))
+        restoring.start()
+        restoring.join()

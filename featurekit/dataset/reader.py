@@ -386,6 +386,8 @@ class Dataset:
         tail: Tail = "short",
         targets: bool = True,
         memory: Memory = "auto",
+        prefetch: int = 2,
+        copy: bool = True,
     ) -> Loader:
         """Batches of a split's windows; `Loader` says what the options do and when it raises."""
         from featurekit.dataset.loader import Loader  # brings torch
@@ -406,6 +408,8 @@ class Dataset:
             tail=tail,
             targets=targets,
             memory=memory,
+            prefetch=prefetch,
+            copy=copy,
         )
 
     def latest(

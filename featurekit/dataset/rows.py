@@ -39,7 +39,7 @@ class Rows:
         time: Strip,
         treatment: Treatment | None,
     ) -> None:
-        self.dataset = dataset
+        self.dataset, self._names = dataset, dataset.names
         self.features, self.targets, self.time = features, targets, time
         self.treatment = treatment if treatment is not None and treatment.changes else None
 
@@ -70,12 +70,10 @@ class Rows:
         mapped = Rows.mapped(dataset, treatment)
         return Rows(dataset, features, mapped.targets, mapped.time, None)
 
-    def empty(self, count: int, window: int) -> torch.Tensor:
-        """Room for the features of a batch: their type, where they are made."""
-        source = self.features.flats[0]
-        dtype = source.dtype if self.treatment is None else self.treatment.dtype
-        shape = (count, window, self.features.columns)
-        return torch.empty(shape, dtype=dtype, device=source.device)
+    @property
+    def device(self) -> torch.device:
+        """Where windows are copied, to features on the same device."""
+        return self.features.flats[0].device
 
     def batch(
         self,
@@ -101,7 +99,7 @@ class Rows:
             mask=torch.from_numpy(mask),
             symbol=torch.from_numpy(symbol_codes(self.dataset, starts)),
             time=self.time.windows(last, time).view(torch.int64)[:, 0, 0],
-            names=self.dataset.names,
+            names=self._names,
             symbols=self.dataset.symbols,
         )
 
