@@ -72,6 +72,7 @@ THIRD_PARTY = {
         "dataset/batch.py",
         "dataset/buffers.py",
         "dataset/gpu.py",
+        "dataset/items.py",
         "dataset/loader.py",
         "dataset/options.py",
         "dataset/rows.py",

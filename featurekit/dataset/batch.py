@@ -1,19 +1,33 @@
-"""A batch of windows as torch tensors.
+"""Windows as torch tensors: a batch, and one sample of it.
 
 Axes: B windows of a batch, T rows of a window, F features, K targets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from featurekit.errors import ConfigError, Problem
 
 TENSORS = ("features", "targets", "weight", "mask", "symbol", "time")
+
+
+class Sample(NamedTuple):
+    """One window: the tensors of a `Batch` without their first axis."""
+
+    features: torch.Tensor
+    targets: torch.Tensor
+    weight: torch.Tensor
+    mask: torch.Tensor
+    symbol: torch.Tensor
+    time: torch.Tensor
+    names: tuple[str, ...]
+    symbols: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +57,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self.features)
 
+    def __getitem__(self, index: int) -> Sample:
+        one: dict[str, Any] = {name: getattr(self, name)[index] for name in TENSORS}
+        return Sample(**one, names=self.names, symbols=self.symbols)
+
     def to(self, device: str | torch.device, *, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors on a device."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -66,3 +84,20 @@ class Batch:
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         changed: dict[str, Any] = {name: change(getattr(self, name)) for name in TENSORS}
         return replace(self, **changed)
+
+
+def collate(
+    samples: Batch | Sequence[Sample],
+    *,
+    collate_fn_map: object = None,  # torch's default_collate hands it over
+) -> Batch:
+    """The batch of samples; samples that were copied together are one already."""
+    if isinstance(samples, Batch):
+        return samples
+    stacked: dict[str, Any] = {
+        name: torch.stack([getattr(each, name) for each in samples]) for name in TENSORS
+    }
+    return Batch(**stacked, names=samples[0].names, symbols=samples[0].symbols)
+
+
+default_collate_fn_map[Sample] = collate  # a DataLoader of samples needs no collate_fn of its own

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import numpy as np
 import torch
+from torch.utils.data import IterableDataset, get_worker_info
 
 from featurekit.dataset.buffers import Buffers
 from featurekit.dataset.gpu import Gpu
@@ -41,12 +42,13 @@ if TYPE_CHECKING:
 HOST = torch.device("cpu")
 
 
-class Loader:
+class Loader(IterableDataset["Batch"]):
     """Batches of a split's windows, in an order that depends on the data, the seed and the epoch.
 
     The order never depends on the number of ranks: `batch_size` counts the windows of all ranks,
     and each rank takes its contiguous part of every batch. Each `for` is one epoch, the next is
-    the next one; `set_epoch` names it.
+    the next one; `set_epoch` names it. It is an `IterableDataset` of batches, for
+    `DataLoader(loader, batch_size=None)`, and has the state of a `StatefulDataLoader`'s.
 
     Args:
         dataset: Whose rows.
@@ -179,6 +181,8 @@ class Loader:
         return full + (rest > 0 and self.tail != "drop")
 
     def __iter__(self) -> Iterator[Batch]:
+        if get_worker_info() is not None:
+            raise _in_worker()
         if self.step and not self._resumed:  # the last epoch was left early
             self.set_epoch(self.epoch + 1)
         self._resumed = False
@@ -355,3 +359,14 @@ def one_thread() -> None:
         restoring = threading.Thread(target=torch.set_num_threads, args=(threads,))
         restoring.start()
         restoring.join()
+
+
+def _in_worker() -> ConfigError:
+    return ConfigError(
+        Problem(
+            "each worker of a DataLoader would give all batches of a loader again",
+            where="DataLoader(loader, num_workers=...)",
+            expected="num_workers=0: a loader has a thread of its own",
+            fix="DataLoader(loader, batch_size=None, num_workers=0)",
+        )
+    )

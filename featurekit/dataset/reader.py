@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from featurekit.cells import Cells
     from featurekit.contract import AuditSpec
     from featurekit.dataset.batch import Batch
+    from featurekit.dataset.items import Items
     from featurekit.dataset.loader import Loader
     from featurekit.dataset.options import Dtype, Memory, Tail
     from featurekit.dataset.tensors import Tensors
@@ -410,6 +411,30 @@ class Dataset:
             memory=memory,
             prefetch=prefetch,
             copy=copy,
+        )
+
+    def torch(
+        self,
+        split: str = "train",
+        window: int = 20,
+        *,
+        scaled: bool = False,
+        dtype: Dtype = "float32",
+        stride: int = 1,
+        targets: bool = True,
+    ) -> Items:
+        """A split's windows as a map-style dataset, in order of symbol and time.
+
+        For a `DataLoader` with a sampler and workers of its own; `loader` is faster.
+
+        Raises:
+            ConfigError: when an option is out of range.
+            DatasetError: when no symbol of the split has a window of this length.
+        """
+        from featurekit.dataset.items import Items  # brings torch
+
+        return Items(
+            self, split, window, scaled=scaled, dtype=dtype, stride=stride, targets=targets
         )
 
     def latest(
