@@ -289,7 +289,7 @@ def big(root: Path, value: float) -> Dataset:
     return write(root, scaling=fitted.to_json(), large={("A", 20, 1): value})
 
 
-@pytest.mark.parametrize("memory", ["mapped", "resident"])
+@pytest.mark.parametrize("memory", ["mapped", "resident", "pool"])
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_features_are_cast_after_they_are_scaled(
@@ -309,7 +309,7 @@ def test_features_are_cast_after_they_are_scaled(
     assert dataset.latest(5, scaled=scaled, dtype=dtype).features.dtype == loader.dtype
 
 
-@pytest.mark.parametrize("memory", ["mapped", "resident"])
+@pytest.mark.parametrize("memory", ["mapped", "resident", "pool"])
 def test_what_float16_cannot_hold_is_refused_with_its_name(tmp_path: Path, memory: Any) -> None:  # noqa: ANN401  # a literal
     dataset = big(tmp_path, -65_536.0)
     with pytest.raises(DatasetError, match=r"market\.b is too large for float16") as caught:
@@ -337,28 +337,33 @@ def test_loaders_of_one_dataset_share_the_rows_that_they_keep(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("options", "memory", "resident"),
+    ("options", "machine", "memory"),
     [
-        ({}, 1 << 40, False),
-        ({"dtype": "bfloat16"}, 1 << 40, True),
-        ({"dtype": "bfloat16"}, 8 * 3 * 290, False),
-        ({"dtype": "bfloat16", "world_size": 8}, 8 * 3 * 300 * 2, False),
-        ({"dtype": "bfloat16", "memory": "mapped"}, 1 << 40, False),
-        ({"memory": "resident"}, 0, True),
+        ({}, 1 << 40, "mapped"),
+        ({}, 1 << 20, "mapped"),
+        ({}, 1 << 18, "pool"),
+        ({"dtype": "bfloat16"}, 1 << 40, "resident"),
+        ({"dtype": "bfloat16"}, 1 << 20, "resident"),
+        ({"dtype": "bfloat16"}, 1 << 18, "pool"),
+        ({"dtype": "bfloat16", "world_size": 512, "tail": "pad"}, 1 << 20, "mapped"),
+        ({"dtype": "bfloat16", "memory": "mapped"}, 1 << 40, "mapped"),
+        ({"memory": "resident"}, 0, "resident"),
+        ({"memory": "pool"}, 1 << 40, "pool"),
     ],
 )
-def test_rows_are_kept_where_they_are_changed_and_fit(
+def test_memory_is_chosen_by_the_size_of_the_machine(
     dataset: Dataset,
     monkeypatch: pytest.MonkeyPatch,
     options: dict[str, Any],
-    memory: int,
-    resident: bool,
+    machine: int,
+    memory: str,
 ) -> None:
-    monkeypatch.setattr("featurekit.dataset.loader.machine_memory", lambda: memory)
+    assert 3 << 16 < sum(shard.bytes for shard in dataset.manifest.shards) < 3 << 18
+    monkeypatch.setattr("featurekit.dataset.loader.machine_memory", lambda: machine)
     loader = dataset.loader(window=5, **options)
-    next(iter(loader))
-    assert loader._rows is not None
-    assert (loader._rows.features.flats[0].numel() == dataset.rows * 3) == resident
+    assert loader.memory == memory
+    assert memory in repr(loader)
+    assert len(next(iter(loader))) > 0
 
 
 def test_the_memory_of_the_machine_is_more_than_a_gigabyte() -> None:

@@ -21,8 +21,7 @@ from featurekit.dataset import Dataset, DatasetWriter, Target
 from featurekit.dataset.batch import Batch
 from featurekit.dataset.buffers import Buffers
 from featurekit.dataset.gpu import Gpu
-from featurekit.dataset.loader import one_thread
-from featurekit.dataset.prefetch import Prefetch
+from featurekit.dataset.prefetch import Prefetch, one_thread
 from featurekit.errors import ConfigError
 from featurekit.feature import Feature
 

@@ -12,7 +12,7 @@ from featurekit.dataset.batch import Batch, Sample
 from featurekit.dataset.buffers import Buffers
 from featurekit.dataset.options import MOST, Dtype, check_options, no_window
 from featurekit.dataset.reader import open_dataset
-from featurekit.dataset.rows import Rows
+from featurekit.dataset.rows import Rows, batch_of
 from featurekit.dataset.treatment import DTYPES, Treatment
 from featurekit.errors import DatasetError, Problem
 
@@ -67,7 +67,8 @@ class Items(MapDataset[Sample]):
         shape = (len(starts), self.window, len(self.dataset.names))
         x_BTF = self._buffers.take(shape, self._dtype)
         mask = np.ones(len(starts), np.bool_)
-        return self._rows.batch(starts, mask, x_BTF, targets=self.targets)
+        pieces = [(slice(None), self._rows, starts)]
+        return batch_of(self.dataset, pieces, mask, x_BTF, targets=self.targets)
 
     def __reduce__(self) -> tuple[Callable[[], Items], tuple[()]]:
         digest = self.dataset.manifest.data_digest

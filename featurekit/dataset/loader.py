@@ -5,14 +5,15 @@ Axes: B windows of a batch, T rows of a window, F features.
 
 from __future__ import annotations
 
-import threading
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from featurekit.dataset.blocks import PoolReader
 from featurekit.dataset.buffers import Buffers
 from featurekit.dataset.gpu import Gpu
 from featurekit.dataset.machine import machine_memory
@@ -25,14 +26,15 @@ from featurekit.dataset.options import (
     no_window,
     whole,
 )
+from featurekit.dataset.pools import POOL_BLOCKS, Pools
 from featurekit.dataset.prefetch import Prefetch
-from featurekit.dataset.rows import Rows, symbol_codes
+from featurekit.dataset.rows import Piece, Rows, batch_of, symbol_codes
 from featurekit.dataset.treatment import DTYPES, Treatment
 from featurekit.dataset.windows import ORDER_VERSION, batch_part, epoch_order
-from featurekit.errors import ConfigError, DatasetError, Problem
+from featurekit.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -67,7 +69,10 @@ class Loader(IterableDataset["Batch"]):
             with windows of its own whose weight is 0 and whose mask is False.
         targets: Without them, also windows whose targets are not known yet.
         memory: `mapped` copies windows from the mapped files; `resident` first treats every row
-            once and keeps it on the device. By default what the device and the treatment suggest.
+            once and keeps it on the device; `pool` reads pools of rows, for data larger than
+            memory, and shuffles within each, which `shuffle_quality` tells. By default what the
+            device, the machine's memory and the treatment suggest.
+        pool_rows: Rows of a pool, in 64 blocks from all over the data.
         prefetch: Batches that a thread makes before they are asked for; 0 makes each when it is.
         copy: A batch is the caller's for as long as the caller has it. With False, its features
             are overwritten once the next batch but one is asked for, and memory never grows.
@@ -96,6 +101,7 @@ class Loader(IterableDataset["Batch"]):
         tail: Tail = "short",
         targets: bool = True,
         memory: Memory = "auto",
+        pool_rows: int = 524_288,
         prefetch: int = 2,
         copy: bool = True,
     ) -> None:
@@ -107,19 +113,22 @@ class Loader(IterableDataset["Batch"]):
             ("rank", rank, 0, ranks - 1),
             ("stride", stride, 1, MOST),
             ("prefetch", prefetch, 0, 64),
+            ("pool_rows", pool_rows, 1, MOST),
         )
         choices = (("tail", tail, get_args(Tail)), ("memory", memory, get_args(Memory)))
         check_options(dataset, window, device, scaled, dtype, numbers, choices)
         self.dataset, self.split, self.device = dataset, split, torch.device(device)
         self.window, self.batch_size, self.stride = int(window), int(batch_size), int(stride)
         self.seed, self.rank, self.world_size = int(seed), int(rank), int(world_size)
-        self.scaled, self.tail, self.targets, self.memory = scaled, tail, targets, memory
+        self.scaled, self.tail, self.targets = scaled, tail, targets
         self.shuffle = split == "train" if shuffle is None else shuffle
         self.prefetch, self.copy = int(prefetch), copy
         self._buffers = Buffers(self.prefetch + 2, copy=copy)
         self.epoch = self.step = 0
         self._resumed = False
+        self.pool_rows = int(pool_rows)
         self._rows: Rows | None = None
+        self._reader: PoolReader | None = None
         self._treatment = Treatment(
             dataset.names, dataset.scaling if scaled else None, DTYPES[dtype]
         )
@@ -128,6 +137,7 @@ class Loader(IterableDataset["Batch"]):
             raise no_window(dataset, split, self.window, targets)
         self._check_tail()
         self._check_range()
+        self.memory = self._suggested() if memory == "auto" else memory
 
     def _check_tail(self) -> None:
         windows, rest = len(self._starts), len(self._starts) % self.batch_size
@@ -189,11 +199,7 @@ class Loader(IterableDataset["Batch"]):
         epoch, step = self.epoch, self.step
         gpu = Gpu(self.device, self.prefetch + 2) if self.device.type == "cuda" else None
         made = self._made(epoch, step, gpu)
-        with (
-            Prefetch(made, self.prefetch, one_thread)
-            if self.prefetch
-            else nullcontext(made) as ready
-        ):
+        with Prefetch(made, self.prefetch) if self.prefetch else nullcontext(made) as ready:
             for batch, event in ready:
                 if gpu is not None:
                     gpu.receive(batch, event)
@@ -204,44 +210,82 @@ class Loader(IterableDataset["Batch"]):
 
     def _made(self, epoch: int, step: int, gpu: Gpu | None) -> Iterator[tuple[Batch, Any]]:
         """Batches of an epoch from a step on, each with the event after which it is there."""
-        order, rows = self._order(epoch), self._open_rows()
+        pieces, where = self._source(epoch)
         for at in range(step, len(self)):
             places, mask = batch_part(
-                len(order), self.batch_size, at, self.rank, self.world_size, pad=self.tail == "pad"
+                len(self._starts),
+                self.batch_size,
+                at,
+                self.rank,
+                self.world_size,
+                pad=self.tail == "pad",
             )
             shape = (len(places), self.window, len(self.dataset.names))
             with gpu.making() if gpu else nullcontext():
-                if rows.device != HOST:
-                    x_BTF = torch.empty(shape, dtype=self.dtype, device=rows.device)
+                if where != HOST:
+                    x_BTF = torch.empty(shape, dtype=self.dtype, device=where)
                 else:
                     x_BTF = (gpu or self._buffers).take(shape, self.dtype)
-                batch = rows.batch(order[places], mask, x_BTF, targets=self.targets)
+                batch = batch_of(self.dataset, pieces(places), mask, x_BTF, targets=self.targets)
                 made = gpu.send(batch) if gpu else (batch.to(self.device), None)
             del x_BTF, batch  # the caller's alone
             yield made
 
-    def _order(self, epoch: int) -> NDArray[np.int64]:
+    def _source(
+        self, epoch: int
+    ) -> tuple[Callable[[NDArray[np.int64]], Iterable[Piece]], torch.device]:
+        """What the windows at places of an epoch are copied from, and where they are copied."""
+        if self.memory == "pool":
+            pools = self._pools(epoch)
+            if self._reader is None:
+                self._reader = PoolReader(self.dataset, self._treatment, self.window)
+            return partial(self._reader.pieces, pools), HOST
+        if self._rows is None:
+            self._rows = self._open_rows()
+        rows, order = self._rows, self._order(epoch)(self._starts)
+        return lambda places: [(slice(None), rows, order[places])], rows.device
+
+    def _order(self, epoch: int) -> Callable[[NDArray[np.int64]], NDArray[np.int64]]:
         if not self.shuffle:
-            return self._starts
-        return epoch_order(self._starts, self.dataset.manifest.data_digest, self.seed, epoch)
+            return lambda values: values
+        digest = self.dataset.manifest.data_digest
+        return lambda values: epoch_order(values, digest, self.seed, epoch)
+
+    def _pools(self, epoch: int) -> Pools:
+        block_rows = max(self.pool_rows // POOL_BLOCKS, 1)
+        edges = self.dataset.manifest.shard_starts[:-1]
+        return Pools(self._starts, edges, block_rows, self._order(epoch))
 
     def _open_rows(self) -> Rows:
-        if self._rows is None:
-            if self.memory == "resident" or (self.memory == "auto" and self._fits()):
-                self._rows = Rows.resident(self.dataset, self._treatment, self.device)
-            else:
-                self.dataset.shards[0].arena.populate()
-                self._rows = Rows.mapped(self.dataset, self._treatment)
-        return self._rows
+        if self.memory == "resident":
+            return Rows.resident(self.dataset, self._treatment, self.device)
+        self.dataset.shards[0].arena.populate()
+        return Rows.mapped(self.dataset, self._treatment)
 
-    def _fits(self) -> bool:
-        """Whether all rows are to be kept on the device, treated."""
-        size = self.dataset.rows * len(self.dataset.names) * self._treatment.dtype.itemsize
-        if self.device.type == "cuda":
-            return size <= torch.cuda.mem_get_info(self.device)[0] // 2
-        if self.device.type == "cpu" and self._treatment.changes:
-            return size * self.world_size <= machine_memory() // 4
-        return False
+    def _suggested(self) -> Memory:
+        """Where the rows are best kept, by their size and by what becomes of them."""
+        machine = machine_memory()
+        size = self.dataset.rows * len(self.dataset.names) * self.dtype.itemsize
+        if self.device.type == "cuda" and size <= torch.cuda.mem_get_info(self.device)[0] // 2:
+            return "resident"
+        if sum(shard.bytes for shard in self.dataset.manifest.shards) > machine * 3 // 4:
+            return "pool"
+        fits = size * self.world_size <= machine // 4
+        return "resident" if self._treatment.changes and self.device == HOST and fits else "mapped"
+
+    @property
+    def shuffle_quality(self) -> float:
+        """Of all windows, how many a window is mixed with: 1 is all, less is a pool of them."""
+        if not self.shuffle:
+            return 0.0
+        return self._pools(self.epoch).share if self.memory == "pool" else 1.0
+
+    def __repr__(self) -> str:
+        return (
+            f"Loader({self.split}: {self.windows} windows of {self.window} rows, {len(self)} "
+            f"batches of {self.batch_size}, memory={self.memory!r}, "
+            f"shuffle_quality={self.shuffle_quality:.3g})"
+        )
 
     def set_epoch(self, epoch: int) -> None:
         """The next `for` is this epoch, from its first batch."""
@@ -310,55 +354,8 @@ class Loader(IterableDataset["Batch"]):
             "stride": self.stride,
             "tail": self.tail,
             "targets": self.targets,
+            "pool_rows": self.pool_rows if self.memory == "pool" else None,
         }
-
-
-def latest(
-    dataset: Dataset,
-    window: int,
-    *,
-    scaled: bool = False,
-    dtype: Dtype = "float32",
-    device: str | torch.device = "cpu",
-) -> Batch:
-    """One batch with the last window of each symbol; symbols whose last segment is shorter lack.
-
-    Raises:
-        ConfigError: when the window is longer than `windows.max`, or the device does not exist.
-        DatasetError: when no symbol has so many rows after its last gap.
-    """
-    check_options(dataset, window, device, scaled, dtype)
-    last = {segment.symbol: segment for segment in dataset.manifest.segments}
-    starts = [s.start + s.rows - window for s in last.values() if s.rows >= window]
-    if not starts:
-        longest = max(segment.rows for segment in last.values())
-        raise DatasetError(
-            Problem(
-                f"no symbol has {window} rows after its last gap",
-                where=str(dataset.path),
-                expected=f"a window of at most {longest} rows",
-                got=str(window),
-                fix=f"window={longest}",
-            )
-        )
-    treatment = Treatment(dataset.names, dataset.scaling if scaled else None, DTYPES[dtype])
-    rows, every = Rows.mapped(dataset, treatment), np.ones(len(starts), np.bool_)
-    x_BTF = torch.empty((len(starts), window, len(dataset.names)), dtype=treatment.dtype)
-    return rows.batch(np.array(starts), every, x_BTF, targets=False).to(device)
-
-
-def one_thread() -> None:
-    """What this thread asks of torch runs on it alone, and takes no core from the training.
-
-    torch counts threads for each thread and for those to come; the latter number is put back, by
-    a thread that ends with that.
-    """
-    threads = torch.get_num_threads()
-    if threads > 1:
-        torch.set_num_threads(1)
-        restoring = threading.Thread(target=torch.set_num_threads, args=(threads,))
-        restoring.start()
-        restoring.join()
 
 
 def _in_worker() -> ConfigError:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from featurekit.dataset.reader import Dataset
 
 Tail = Literal["short", "drop", "pad"]
-Memory = Literal["auto", "mapped", "resident"]
+Memory = Literal["auto", "mapped", "resident", "pool"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 MOST = 2**31 - 1  # of windows, ranks and rows that an option counts

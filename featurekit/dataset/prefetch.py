@@ -6,13 +6,15 @@ import atexit
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import torch
 
 from featurekit.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
 T = TypeVar("T")
@@ -32,15 +34,13 @@ class Prefetch(Generic[T]):
         a b c
     """
 
-    def __init__(
-        self, items: Iterator[T], depth: int, begin: Callable[[], object] = lambda: None
-    ) -> None:
+    def __init__(self, items: Iterator[T], depth: int) -> None:
         self._made: SimpleQueue[tuple[T] | BaseException | None] = SimpleQueue()
         self._room, self._stopped = threading.Semaphore(depth), threading.Event()
         self._process = os.getpid()
         self._thread = threading.Thread(
             target=_make,
-            args=(items, begin, self._made, self._room, self._stopped),
+            args=(items, self._made, self._room, self._stopped),
             name="featurekit-prefetch",
             daemon=True,
         )
@@ -83,19 +83,32 @@ class Prefetch(Generic[T]):
 
 def _make(
     items: Iterator[T],
-    begin: Callable[[], object],
     made: SimpleQueue[tuple[T] | BaseException | None],
     room: threading.Semaphore,
     stopped: threading.Event,
 ) -> None:
     try:
-        begin()
+        one_thread()
         while room.acquire() and not stopped.is_set():
             made.put((next(items),))
     except StopIteration:
         made.put(None)
     except BaseException as error:  # it is the caller's
         made.put(error)
+
+
+def one_thread() -> None:
+    """What this thread asks of torch runs on it alone, and takes no core from the training.
+
+    torch counts threads for each thread and for those to come; the latter number is put back, by
+    a thread that ends with that.
+    """
+    threads = torch.get_num_threads()
+    if threads > 1:
+        torch.set_num_threads(1)
+        restoring = threading.Thread(target=torch.set_num_threads, args=(threads,))
+        restoring.start()
+        restoring.join()
 
 
 def _forked() -> ConfigError:

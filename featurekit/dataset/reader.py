@@ -387,6 +387,7 @@ class Dataset:
         tail: Tail = "short",
         targets: bool = True,
         memory: Memory = "auto",
+        pool_rows: int = 524_288,
         prefetch: int = 2,
         copy: bool = True,
     ) -> Loader:
@@ -409,6 +410,7 @@ class Dataset:
             tail=tail,
             targets=targets,
             memory=memory,
+            pool_rows=pool_rows,
             prefetch=prefetch,
             copy=copy,
         )
@@ -451,7 +453,7 @@ class Dataset:
             ConfigError: when the window is longer than `windows.max`.
             DatasetError: when no symbol has so many rows after its last gap.
         """
-        from featurekit.dataset.loader import latest  # brings torch
+        from featurekit.dataset.latest import latest  # brings torch
 
         return latest(self, window, scaled=scaled, dtype=dtype, device=device)
 

@@ -15,6 +15,8 @@ from featurekit.dataset.batch import Batch
 from featurekit.dataset.strip import Strip
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from featurekit.dataset.reader import Dataset
@@ -39,7 +41,7 @@ class Rows:
         time: Strip,
         treatment: Treatment | None,
     ) -> None:
-        self.dataset, self._names = dataset, dataset.names
+        self.dataset = dataset
         self.features, self.targets, self.time = features, targets, time
         self.treatment = treatment if treatment is not None and treatment.changes else None
 
@@ -75,33 +77,53 @@ class Rows:
         """Where windows are copied, to features on the same device."""
         return self.features.flats[0].device
 
-    def batch(
+    def copy(
         self,
         starts: NDArray[np.int64],
-        mask: NDArray[np.bool_],
         x_BTF: torch.Tensor,
-        *,
-        targets: bool,
-    ) -> Batch:
-        """The windows that start at rows, counted over all symbols; their features fill `x_BTF`."""
-        count, last = len(starts), starts + x_BTF.shape[1] - 1
+        y_BK: torch.Tensor,
+        time_B2: torch.Tensor,
+    ) -> None:
+        """Fills tensors from the windows that start at rows, counted over all symbols."""
+        last = starts + x_BTF.shape[1] - 1
         if self.treatment is None:
             self.features.windows(starts, x_BTF)
         else:
             natural = self.features.windows(starts, torch.empty(x_BTF.shape))
             self.treatment.apply(natural, x_BTF)
-        y_BK = torch.empty(count, 1, self.targets.columns if targets else 0)
-        time = torch.empty(count, 1, 2, dtype=torch.int32)
-        return Batch(
-            features=x_BTF,
-            targets=self.targets.windows(last, y_BK)[:, 0],
-            weight=torch.from_numpy(mask.astype(np.float32)),
-            mask=torch.from_numpy(mask),
-            symbol=torch.from_numpy(symbol_codes(self.dataset, starts)),
-            time=self.time.windows(last, time).view(torch.int64)[:, 0, 0],
-            names=self._names,
-            symbols=self.dataset.symbols,
-        )
+        self.targets.windows(last, y_BK[:, None])
+        self.time.windows(last, time_B2[:, None])
+
+
+Piece = tuple[slice, Rows, "NDArray[np.int64]"]  # places in the batch, and what they are copied of
+
+
+def batch_of(
+    dataset: Dataset,
+    pieces: Iterable[Piece],
+    mask: NDArray[np.bool_],
+    x_BTF: torch.Tensor,
+    *,
+    targets: bool,
+) -> Batch:
+    """A batch of windows, copied piece by piece; `x_BTF` takes their features."""
+    count = len(mask)
+    y_BK = torch.empty(count, len(dataset.targets) if targets else 0)
+    time_B2 = torch.empty(count, 2, dtype=torch.int32)
+    starts = np.empty(count, np.int64)
+    for at, rows, found in pieces:
+        rows.copy(found, x_BTF[at], y_BK[at], time_B2[at])
+        starts[at] = found
+    return Batch(
+        features=x_BTF,
+        targets=y_BK,
+        weight=torch.from_numpy(mask.astype(np.float32)),
+        mask=torch.from_numpy(mask),
+        symbol=torch.from_numpy(symbol_codes(dataset, starts)),
+        time=time_B2.view(torch.int64)[:, 0],
+        names=dataset.names,
+        symbols=dataset.symbols,
+    )
 
 
 def _table(dataset: Dataset, treatment: Treatment, device: torch.device) -> torch.Tensor:
