@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from featurekit.dataset import Dataset, DatasetWriter, Target, open_dataset
 from featurekit.dataset.machine import machine_memory
@@ -104,6 +106,57 @@ def test_batches_are_slices_of_the_table(dataset: Dataset, split: str, window: i
             assert batch.targets[at].tolist() == rows["ahead_3"].tail(1).to_list()
         seen += len(batch)
     assert seen == dataset.windows(split, window)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=st.lists(st.integers(1, 160), min_size=1, max_size=5),
+    cuts=st.tuples(st.integers(1, 90), st.integers(0, 60)),
+    embargo=st.integers(0, 4),
+    window=st.sampled_from([1, 4, 13, 40]),
+    split=st.sampled_from(["train", "validation", "test"]),
+    targets=st.integers(0, 2),
+)
+def test_no_window_of_any_layout_crosses_a_symbol_a_gap_or_a_split(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: list[int],
+    cuts: tuple[int, int],
+    embargo: int,
+    window: int,
+    split: str,
+    targets: int,
+) -> None:
+    """From the table alone: each window of rows is tried, and its batch is compared with it."""
+    cuts = (cuts[0], sum(cuts))
+    named = {f"S{k}": n for k, n in enumerate(rows)}
+    dataset = write(
+        tmp_path_factory.mktemp("layout"), named, targets=targets, cuts=cuts, embargo=embargo
+    )
+    code = ["train", "validation", "test"].index(split)
+    horizon = targets + 2 if targets else 0
+    allowed = []
+    for symbol in named:
+        table = dataset.to_polars().filter(symbol=symbol)
+        time = table["time"].cast(int).to_numpy()
+        part = np.searchsorted(cuts, time, side="right")
+        in_split = np.cumsum(part == code) - 1
+        for first in range(len(time) - window + 1):
+            at = slice(first, first + window)
+            ahead = first + window - 1 + horizon
+            if (
+                (part[at] == code).all()
+                and (code == 0 or in_split[first] >= embargo)
+                and (np.diff(time[at]) <= 5).all()
+                and (ahead >= len(time) or part[ahead] == code)
+                and not np.isnan(table[first + window - 1, 5:].to_numpy()).any()
+            ):
+                allowed.append((symbol, int(time[at][-1])))
+    if not allowed:
+        with pytest.raises(DatasetError, match="has no window"):
+            dataset.loader(split, window)
+        return
+    assert origins(dataset.loader(split, window, shuffle=False)) == allowed
+    assert sorted(origins(dataset.loader(split, window, 7, shuffle=True))) == sorted(allowed)
 
 
 def test_train_is_shuffled_and_the_others_are_in_order(dataset: Dataset) -> None:

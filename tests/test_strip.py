@@ -126,6 +126,17 @@ def test_files_are_mapped_copy_on_write_and_given_back(
     assert not mapped()
 
 
+def test_pages_are_touched_where_the_system_cannot_be_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featurekit.dataset.arena._POPULATE_READ", 10**6)
+    path = tmp_path / "file"
+    path.write_bytes(bytes(100_000))
+    arena = Arena([path, path])
+    arena.populate()
+    assert arena.files[1].sum() == 0
+
+
 def test_an_arena_of_no_files_is_empty() -> None:
     arena = Arena([])
     arena.populate()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurekit.dataset.windows import SPLITS, Runs, epoch_order, split_rows
+from featurekit.dataset.windows import SPLITS, Runs, batch_part, epoch_order, split_rows
 
 MAX_GAP = 2
 steps = st.lists(st.sampled_from([1, 1, 1, 1, 2, 3, 9]), min_size=1, max_size=40)
@@ -83,6 +83,37 @@ def test_windows_are_those_that_the_rules_allow(
     longest = int(runs.longest(len(symbols)).max())
     assert len(runs.starts(longest, 1)) > 0 or longest == 0
     assert len(runs.starts(longest + 1, 1)) == 0
+
+
+def defined_part(
+    windows: int, batch_size: int, step: int, world_size: int, *, pad: bool
+) -> list[list[tuple[int, bool]]]:
+    """Place and mask of each rank's windows of a batch, from the batch of all."""
+    batch = [(place, True) for place in range(windows)][step * batch_size : (step + 1) * batch_size]
+    if pad:
+        filled = itertools.cycle(batch)
+        batch += [
+            (next(filled)[0], False) if k >= len(batch) else next(filled) for k in range(batch_size)
+        ][len(batch) :]
+    cuts = [len(batch) * rank // world_size for rank in range(world_size + 1)]
+    return [batch[a:b] for a, b in itertools.pairwise(cuts)]
+
+
+@given(
+    windows=st.integers(1, 60),
+    batch_size=st.integers(1, 25),
+    world_size=st.sampled_from([1, 2, 3, 4, 8]),
+    pad=st.booleans(),
+    data=st.data(),
+)
+def test_a_rank_has_its_contiguous_part_of_the_batch_of_all(
+    windows: int, batch_size: int, world_size: int, pad: bool, data: st.DataObject
+) -> None:
+    step = data.draw(st.integers(0, (windows - 1) // batch_size))
+    expected = defined_part(windows, batch_size, step, world_size, pad=pad)
+    for rank, part in enumerate(expected):
+        places, mask = batch_part(windows, batch_size, step, rank, world_size, pad=pad)
+        assert list(zip(places.tolist(), mask.tolist(), strict=True)) == part
 
 
 def test_the_last_rows_before_a_cut_are_purged_and_the_first_after_it_embargoed() -> None:
