@@ -18,6 +18,7 @@ import os
 import sys
 import tempfile
 import time
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,14 +165,22 @@ def mosaic(windows: list[np.ndarray], root: Path) -> Iterable[Any]:
     return DataLoader(stored, batch_size=BATCH)
 
 
-def _as_sample(x: np.ndarray) -> dict[str, Any]:
+def as_tensor(x: np.ndarray) -> dict[str, Any]:
+    return {"x": torch.from_numpy(x)}
+
+
+def as_array(x: np.ndarray) -> dict[str, Any]:
     return {"x": x}
 
 
-def litdata(windows: list[np.ndarray], root: Path) -> Iterable[Any]:
+def litdata(
+    windows: list[np.ndarray],
+    root: Path,
+    sample: Callable[[np.ndarray], dict[str, Any]] = as_tensor,
+) -> Iterable[Any]:
     from litdata import StreamingDataLoader, StreamingDataset, optimize
 
-    optimize(fn=_as_sample, inputs=windows, output_dir=str(root), num_workers=1, chunk_bytes="64MB")
+    optimize(fn=sample, inputs=windows, output_dir=str(root), num_workers=1, chunk_bytes="64MB")
     stored = StreamingDataset(str(root), shuffle=True)
     return StreamingDataLoader(stored, batch_size=BATCH, num_workers=0)
 
@@ -190,7 +199,8 @@ def webdataset(windows: list[np.ndarray], root: Path) -> Iterable[Any]:
 
 PEERS = {
     "MosaicML streaming, shuffled": (mosaic, "at least 15"),
-    "litdata, shuffled": (litdata, "at least 50"),
+    "litdata of tensors, shuffled": (litdata, "at least 50"),
+    "litdata of arrays, shuffled": (partial(litdata, sample=as_array), "raw bytes, no tensors"),
     "WebDataset, shuffled within 1,000": (webdataset, "at least 50"),
 }
 
@@ -213,7 +223,7 @@ def main() -> None:
         against_loader(ours, "DataLoader, __getitem__ for each sample", per_sample, "at least 3")
         windows = samples(dataset, 32)
         for name, (peer, wanted) in PEERS.items():
-            place = root / peer.__name__
+            place = root / name.replace(" ", "-")
             place.mkdir()
             try:
                 other = peer(windows, place)
