@@ -23,12 +23,14 @@ from featurekit.dataset.options import (
     Memory,
     Tail,
     check_options,
+    check_tail,
     no_window,
     whole,
 )
 from featurekit.dataset.pools import POOL_BLOCKS, Pools
 from featurekit.dataset.prefetch import Prefetch
 from featurekit.dataset.rows import Piece, Rows, batch_of, symbol_codes
+from featurekit.dataset.state import check_state
 from featurekit.dataset.treatment import DTYPES, Treatment
 from featurekit.dataset.windows import ORDER_VERSION, batch_part, epoch_order
 from featurekit.errors import ConfigError, Problem
@@ -135,32 +137,9 @@ class Loader(IterableDataset["Batch"]):
         self._starts = dataset.starts(split, self.window, stride=self.stride, targets=targets)
         if not len(self._starts):
             raise no_window(dataset, split, self.window, targets)
-        self._check_tail()
+        check_tail(split, len(self._starts), self.batch_size, self.world_size, tail)
         self._check_range()
         self.memory = self._suggested() if memory == "auto" else memory
-
-    def _check_tail(self) -> None:
-        windows, rest = len(self._starts), len(self._starts) % self.batch_size
-        if self.tail == "drop" and windows < self.batch_size:
-            raise ConfigError(
-                Problem(
-                    "every batch is dropped",
-                    where=f"split {self.split!r}",
-                    expected=f"batch_size of at most {windows}, all its windows",
-                    got=str(self.batch_size),
-                    fix='tail="short"',
-                )
-            )
-        if self.tail == "short" and 0 < rest < self.world_size:
-            raise ConfigError(
-                Problem(
-                    "the last batch has fewer windows than there are ranks",
-                    where=f"split {self.split!r}, {windows} windows",
-                    expected=f"{self.world_size} windows or more",
-                    got=str(rest),
-                    fix='tail="pad", or tail="drop"',
-                )
-            )
 
     def _check_range(self) -> None:
         """Refuses before the first batch what the split's profile says does not fit float16."""
@@ -305,31 +284,7 @@ class Loader(IterableDataset["Batch"]):
         Raises:
             ConfigError: when the state is of other data, or counts other batches.
         """
-        problems = [
-            Problem(
-                f"this state has another {key}",
-                where="load_state_dict",
-                expected=repr(value),
-                got=repr(state.get(key)),
-                fix="a loader with the options, and a dataset with the data, of the saved one, "
-                "or strict=False",
-            )
-            for key, value in self._identity().items()
-            if strict and state.get(key) != value
-        ]
-        problems += [
-            Problem(
-                f"this state has no {key}",
-                where="load_state_dict",
-                expected="what state_dict() gave",
-                got=repr(state.get(key))[:80],
-                fix="loader.load_state_dict(loader.state_dict())",
-            )
-            for key in ("epoch", "step")
-            if not whole(state.get(key)) or state[key] < 0
-        ]
-        if problems:
-            raise ConfigError(*problems)
+        check_state(state, self._identity() if strict else {})
         self.epoch, self.step, self._resumed = state["epoch"], state["step"], True
 
     def __reduce__(self) -> NoReturn:

@@ -96,6 +96,35 @@ def whole(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
+def check_tail(split: str, windows: int, batch_size: int, world_size: int, tail: Tail) -> None:
+    """Refuses a tail that leaves no batch, or a rank without a window.
+
+    Raises:
+        ConfigError: when it does.
+    """
+    rest = windows % batch_size
+    if tail == "drop" and windows < batch_size:
+        raise ConfigError(
+            Problem(
+                "every batch is dropped",
+                where=f"split {split!r}",
+                expected=f"batch_size of at most {windows}, all its windows",
+                got=str(batch_size),
+                fix='tail="short"',
+            )
+        )
+    if tail == "short" and 0 < rest < world_size:
+        raise ConfigError(
+            Problem(
+                "the last batch has fewer windows than there are ranks",
+                where=f"split {split!r}, {windows} windows",
+                expected=f"{world_size} windows or more",
+                got=str(rest),
+                fix='tail="pad", or tail="drop"',
+            )
+        )
+
+
 def no_window(dataset: Dataset, split: str, window: int, targets: bool) -> DatasetError:
     """The error of a split that has no window of this length."""
     longest = dataset.runs(split, targets=targets).longest(len(dataset.symbols))
