@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from featurekit.scaling import Scaling
 
 Take = Callable[[NDArray[np.int64]], NDArray[np.float32]]
-Times = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 
 SAMPLE_VALUES = 8_000_000  # of the sample that are looked at, so that wide tables stay quick
 SAMPLE_LEAST = 2_000
@@ -42,7 +41,6 @@ class Subject:
         features: The columns in order.
         cells: Their summaries.
         take: Gives rows by their numbers.
-        times: Gives the UTC ns of rows by their numbers, or the numbers themselves.
         scaling: As fitted on train; None if the rows are judged as they are.
         norm: Whether the model applies layer_norm.
         spec: Limits, expectations and waivers.
@@ -62,7 +60,6 @@ class Subject:
     features: Sequence[Feature]
     cells: Cells
     take: Take
-    times: Times
     scaling: Scaling | None = None
     norm: bool = False
     spec: AuditSpec = field(default_factory=AuditSpec)

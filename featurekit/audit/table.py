@@ -76,7 +76,6 @@ def table_subject(
         ],
         cells=Cells.of_table(rows, names, held),
         take=lambda numbers: rows[numbers],
-        times=lambda numbers: numbers,
         scaling=scaling,
         norm=scaling is not None if layer_norm is None else layer_norm,
         spec=spec or AuditSpec(),

@@ -28,9 +28,6 @@ class Rows(Protocol):
     def take(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """Features [n, F]."""
 
-    def times(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """UTC ns [n]."""
-
 
 def subject(
     pipeline: str,
@@ -72,7 +69,6 @@ def subject(
         features=features,
         cells=cells,
         take=rows.take,
-        times=rows.times,
         scaling=scaling,
         norm=scaling is not None,
         spec=spec or AuditSpec(),

@@ -17,13 +17,13 @@ from featurekit.dataset.manifest import (
     Target,
     file_digest,
 )
-from featurekit.dataset.shard import MappedShard, damaged, map_shards
+from featurekit.dataset.shard import MappedShard, damaged, map_shards, take_rows
 from featurekit.dataset.tables import Rows, frame_of, rows_of
 from featurekit.dataset.windows import SPLITS, Runs, split_rows
 from featurekit.errors import ConfigError, DatasetError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -203,27 +203,7 @@ class Dataset:
 
     def take(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """A copy of the features `[n, F]` of rows, counted over all symbols."""
-        rows = np.empty((len(numbers), len(self.names)), np.float32)
-        for at, shard, inside in self._located(numbers):
-            rows[at] = shard.features[inside]
-        return rows
-
-    def times(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The UTC ns `[n]` of rows, counted over all symbols."""
-        times = np.empty(len(numbers), np.int64)
-        for at, shard, inside in self._located(numbers):
-            times[at] = shard.time[inside]
-        return times
-
-    def _located(
-        self, numbers: NDArray[np.int64]
-    ) -> Iterator[tuple[NDArray[np.int64], MappedShard, NDArray[np.int64]]]:
-        """Which of the rows lie in each shard, and where in it."""
-        starts = self.manifest.shard_starts
-        where = np.searchsorted(starts, numbers, side="right") - 1
-        for code, shard in enumerate(self.shards):
-            at = np.flatnonzero(where == code)
-            yield at, shard, numbers[at] - starts[code]
+        return take_rows([shard.features for shard in self.shards], numbers)
 
     def subject(self, spec: AuditSpec | None = None) -> Subject:
         """What the audit needs of these rows; `spec` in place of the pipeline's `audit:`.

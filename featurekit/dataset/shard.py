@@ -21,6 +21,7 @@ from featurekit.dataset.manifest import Manifest, Shard, canonical_json, file_di
 from featurekit.errors import DatasetError, Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -132,9 +133,9 @@ class ShardFile:
             self._file.close()
             self.digest = file_digest(self.path)
 
-    def read(self, name: str) -> NDArray[Any]:
-        """A tensor of the finished file, mapped into memory."""
-        tensor = self.layout.tensors[name]
+    def features(self) -> NDArray[np.float32]:
+        """The features `[n, F]` of the finished file, mapped into memory."""
+        tensor = self.layout.tensors["features"]
         at = len(self.layout.header) + tensor.at
         return np.memmap(self.path, tensor.dtype, "r", at, tensor.shape)
 
@@ -159,6 +160,26 @@ class MappedShard:
     targets: NDArray[np.float32]
     time: NDArray[np.int64]
     arena: Arena
+
+
+def take_rows(
+    shards: Sequence[NDArray[np.float32]], numbers: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """A copy of rows `[n, F]`, by their numbers over all shards.
+
+    Example:
+        >>> shards = [np.zeros((2, 1), np.float32), np.ones((2, 1), np.float32)]
+        >>> take_rows(shards, np.array([3, 0]))
+        array([[1.],
+               [0.]], dtype=float32)
+    """
+    starts = np.cumsum([0, *map(len, shards)])
+    where = np.searchsorted(starts, numbers, side="right") - 1
+    rows = np.empty((len(numbers), shards[0].shape[1]), np.float32)
+    for code in np.unique(where):
+        at = np.flatnonzero(where == code)
+        rows[at] = shards[code][numbers[at] - starts[code]]
+    return rows
 
 
 def map_shards(

@@ -23,7 +23,7 @@ from featurekit.dataset.manifest import (
     content_digest,
 )
 from featurekit.dataset.reader import Dataset
-from featurekit.dataset.shard import ShardFile, ShardLayout, map_shards
+from featurekit.dataset.shard import ShardFile, ShardLayout, map_shards, take_rows
 from featurekit.dataset.staging import Staging, disk, write_synced
 from featurekit.dataset.windows import DEFAULT_WINDOW, SPLITS
 from featurekit.errors import DatasetError, Problem
@@ -144,27 +144,7 @@ class DatasetWriter:
 
     def take(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """The features `[n, F]` of rows that were written, counted over all symbols."""
-        rows = np.empty((len(numbers), len(self.features)), np.float32)
-        for at, shard, inside in self._located(numbers):
-            rows[at] = shard.read("features")[inside]
-        return rows
-
-    def times(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The UTC ns `[n]` of rows that were written, counted over all symbols."""
-        times = np.empty(len(numbers), np.int64)
-        for at, shard, inside in self._located(numbers):
-            times[at] = shard.read("time")[inside]
-        return times
-
-    def _located(
-        self, numbers: NDArray[np.int64]
-    ) -> Iterator[tuple[NDArray[np.int64], ShardFile, NDArray[np.int64]]]:
-        starts = np.cumsum([0, *(shard.layout.rows for shard in self._shards)])
-        where = np.searchsorted(starts, numbers, side="right") - 1
-        for code, shard in enumerate(self._shards):
-            at = np.flatnonzero(where == code)
-            if len(at):
-                yield at, shard, numbers[at] - starts[code]
+        return take_rows([shard.features() for shard in self._shards], numbers)
 
     def first_number(self, symbol: str) -> int:
         """The number of a symbol's first row, counted over all symbols."""
