@@ -107,8 +107,8 @@ def build(
         parts, notes = _plan(pipeline, data.bars, warmup)
         times = data.bars["time"].unique().sort().dt.epoch("ns").to_numpy()
         cuts = _cuts(pipeline, times)
-        stamps = data.bars["time"].dt.epoch("ns")
-        kept = times[times >= min(stamps[part.first + part.since(warmup)] for part in parts)]
+        firsts = data.bars["time"].gather([part.first + part.since(warmup) for part in parts])
+        kept = times[times >= firsts.dt.epoch("ns").min()]
         grid = ProfileGrid(pipeline.columns, SPLITS, list(pipeline.slices), chunk_edges(kept))
         writer = DatasetWriter(
             root,

@@ -161,6 +161,20 @@ class Profile:
             histogram,
         )
 
+    def column(self, at: int) -> Profile:
+        """The profile of one column alone."""
+        one = slice(at, at + 1)
+        return Profile(
+            self.names[one],
+            self.rows,
+            self.whole_rows,
+            self.counts[:, one],
+            self.extremes[:, one],
+            self.moments[:, one],
+            self.share[one],
+            self.histogram[one],
+        )
+
     @property
     def count(self) -> I8:
         """Finite values of each column."""

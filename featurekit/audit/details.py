@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featurekit.audit.rules import severity_of
 from featurekit.audit.scales import tail_weight
 from featurekit.audit.slices import independent_rows, slice_scales
 from featurekit.audit.views import PROBABILITIES, View
@@ -120,7 +121,6 @@ def outline(profile: Profile, column: int) -> dict[str, list[float] | list[int]]
 def _statistics(profile: Profile, view: View) -> dict[str, F8]:
     rows = max(profile.rows, 1)
     known = profile.count > 0
-    squares = np.maximum(profile.count - profile.zeros, 0)
     return {
         "count": profile.count.astype(np.float64),
         "nan": profile.nan / rows,
@@ -131,7 +131,7 @@ def _statistics(profile: Profile, view: View) -> dict[str, F8]:
         "mean": np.where(known, profile.mean, np.nan),
         "std": np.where(known, profile.std, np.nan),
         "rms": np.where(known, profile.rms, np.nan),
-        "rms_nonzero": np.sqrt(profile.sum_of_squares / np.maximum(squares, 1)),
+        "rms_nonzero": view.live,
         "median": view.at(0.5),
         "scale": view.scale,
         "skew": profile.skewness,
@@ -152,12 +152,11 @@ def _checks(measures: Sequence[Measure], judged: Judged) -> dict[str, list[dict[
         for k in np.flatnonzero(~np.isnan(level)).tolist():
             before = held[k]
             if before is None or level[k] > before["level"]:
-                severity = "fail" if level[k] >= 2.0 else "warn" if level[k] >= 1.0 else ""
                 warn, fail = judged.bounds[measure.metric, measure.slice]
                 held[k] = {
                     "value": float(measure.values[k]),
                     "level": float(level[k]),
-                    "severity": severity,
+                    "severity": severity_of(level[k]),
                     "warn": float(warn[k]),
                     "fail": float(fail[k]),
                 }

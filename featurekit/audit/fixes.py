@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,8 +11,8 @@ import yaml
 
 from featurekit.audit.limits import LIMITS, RESCALED, ROBUST, SCALED
 from featurekit.audit.scales import SHAPES, outliers, shares_of
-from featurekit.audit.views import NORMAL_IQR, scaled_view
-from featurekit.scaling import Scaling
+from featurekit.audit.views import scaled_view
+from featurekit.scaling import Scaling, ScalingSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -41,7 +42,8 @@ class Fixes:
         self.subject, self.profile = subject, profile
         self.natural, self.scaled = natural, scaled
         self.features = [feature.name for feature in subject.features]
-        self._low, self._middle, self._high = profile.quantiles([0.25, 0.5, 0.75])
+        low, high = profile.quantiles([0.25, 0.75])
+        self._spreads = high > low  # what a robust scaling can divide by
 
     def of(self, measure: Measure, at: int, severity: str, block: str, bounds: F8) -> str:
         """The line that mends a value of a measure.
@@ -86,7 +88,7 @@ class Fixes:
         kind, scaling = self._kind(at), self.subject.scaling
         squashed = scaling is not None and bool(scaling.squash[at])
         kinds = [each for each in ("standard", "robust") if each != kind]
-        if not self._high[at] > self._low[at]:  # what a robust scaling divides by
+        if not self._spreads[at]:
             kinds = [each for each in kinds if each != "robust"]
         squashes = [] if squashed else [{"squash": "asinh"}]
         yield from squashes
@@ -98,17 +100,16 @@ class Fixes:
         scaling, scaled = self.subject.scaling, self.scaled
         if scaling is None or scaled is None:
             return None
-        center, scale = float(scaling.center[at]), float(scaling.scale[at])
-        if other.get("kind") == "standard":
-            center, scale = float(self.profile.mean[at]), float(self.profile.std[at])
-        elif other.get("kind") == "robust":
-            spread = self._high[at] - self._low[at]
-            center, scale = float(self._middle[at]), float(spread / NORMAL_IQR)
         bad = 0.0 if LIMITS[metric].low else float("inf")
-        if not scale > 0.0:
-            return bad
         squash = np.array([bool(scaling.squash[at]) or "squash" in other])
-        one = Scaling((self.features[at],), np.array([center]), np.array([scale]), squash)
+        one = Scaling(
+            (self.features[at],), scaling.center[at : at + 1], scaling.scale[at : at + 1], squash
+        )
+        if "kind" in other:
+            fitted = Scaling.fit(self.profile.column(at), ScalingSpec(kind=other["kind"]))  # type: ignore[arg-type]  # of the kinds that there are
+            if fitted.constant:
+                return bad
+            one = replace(fitted, squash=squash)
         view = scaled_view(self.natural.column(at), one)
         if metric in SHAPES:
             return float(SHAPES[metric](view)[0])
@@ -123,14 +124,14 @@ class Fixes:
             variance[at] = view.std[0] ** 2
             return float(shares_of(variance)[at])
         share = float(shares_of(square)[at])
-        return {"norm lift": share * len(square)}.get(metric, share)
+        return share * len(square) if metric == "norm lift" else share
 
     def _all_rescaled(self) -> str | None:
         """A scaling of all features that does more than the present one."""
         scaling, kinds = self.subject.scaling, {self._kind(k) for k in range(len(self.features))}
         if scaling is None or "none" in kinds or not scaling.squash.all():
             return SCALED
-        return ROBUST if "standard" in kinds and (self._high > self._low).all() else None
+        return ROBUST if "standard" in kinds and self._spreads.all() else None
 
     def _kind(self, at: int) -> str:
         scaling = self.subject.scaling

@@ -263,6 +263,11 @@ class _Bench:
         )
 
 
+def severity_of(level: float) -> str:
+    """The severity of a level: fail, warn, or empty within the limits; empty of NaN."""
+    return "fail" if level >= 2.0 else "warn" if level >= 1.0 else ""
+
+
 def level_of(values: F8, warn: F8, fail: F8, *, low: bool) -> F8:
     """Where values lie among their limits: 0 to 1, 1 to 2 beyond `warn`, 2 to 4 beyond `fail`.
 

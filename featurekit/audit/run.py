@@ -11,7 +11,7 @@ from featurekit.audit.details import complete, describe
 from featurekit.audit.limits import LIMITS
 from featurekit.audit.measures import Measured, measure
 from featurekit.audit.report import AuditReport, BlockShare, ModelSlice, Peel, Statistic
-from featurekit.audit.rules import Judged, judge
+from featurekit.audit.rules import Judged, judge, severity_of
 from featurekit.audit.scales import effective_features, shares_of
 from featurekit.errors import DataError, Problem
 
@@ -165,7 +165,6 @@ def _model(subject: Subject, measured: Measured, judged: Judged) -> Iterator[Mod
             level = float(judged.levels[each.metric, slice_][at])
             warn, fail = (float(b[at]) for b in judged.bounds[each.metric, slice_])
             detail = {"feature": names, "block": blocks, "all": [""]}[each.of][at]
-            severity = "fail" if level >= 2.0 else "warn" if level >= 1.0 else ""
             statistics.append(
                 Statistic(
                     each.metric,
@@ -173,7 +172,7 @@ def _model(subject: Subject, measured: Measured, judged: Judged) -> Iterator[Mod
                     None if np.isnan(warn) else warn,
                     None if np.isnan(fail) else fail,
                     LIMITS[each.metric].low,
-                    severity,
+                    severity_of(level),
                     detail,
                 )
             )

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featurekit.audit.metric import Measure
-from featurekit.audit.views import F8, NORMAL_IQR, PROBABILITIES, View, live_quantiles
+from featurekit.audit.views import F8, PROBABILITIES, View, live_quantiles
+from featurekit.scaling import NORMAL_IQR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

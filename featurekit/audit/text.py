@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from featurekit.audit.limits import LIMITS
+from featurekit.audit.views import PROBABILITIES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -184,7 +185,7 @@ def render_feature(report: AuditReport, column: Mapping[str, Any], console: Cons
     )
     if column["doc"]:
         console.print(_text(f"{column['doc']}", style="dim"))
-    console.print(Padding(_quantiles(report, column, console.width), (1, 0)))
+    console.print(Padding(_quantiles(column, console.width), (1, 0)))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     for name, justify in (("check", "left"), ("value", "right"), ("warn", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]  # two of rich's words
@@ -210,13 +211,12 @@ def render_feature(report: AuditReport, column: Mapping[str, Any], console: Cons
             console.print(_text(told, style="dim"))
 
 
-def _quantiles(report: AuditReport, column: Mapping[str, Any], width: int) -> Table:
+def _quantiles(column: Mapping[str, Any], width: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     table.add_column("quantile")
     shown = [1, 2, 4, 5, 6, 8, 9] if width >= NARROW else [2, 4, 5, 6, 8]
-    probabilities = report.document()["probabilities"]
     for at in shown:
-        table.add_column(f"{probabilities[at] * 100:g}%", justify="right")
+        table.add_column(f"{PROBABILITIES[at] * 100:g}%", justify="right")
     rows = {"natural": column["quantiles"]}
     if column["scaled"]:
         rows["scaled"] = column["scaled"]["quantiles"]

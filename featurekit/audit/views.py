@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurekit.bins import RELATIVE_ERROR
+from featurekit.scaling import NORMAL_IQR
 
 if TYPE_CHECKING:
     from featurekit.profile import Profile
@@ -22,7 +23,6 @@ F4 = NDArray[np.float32]
 F8 = NDArray[np.float64]
 
 PROBABILITIES = (0.0, 0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 1.0)
-NORMAL_IQR = 1.349  # interquartile range of a normal distribution of standard deviation 1
 INFLATED = 0.1  # share of exact zeros from which on a feature is looked at where it is not 0
 EPSILON = 1e-5  # torch's layer_norm adds it to the variance of a row
 
