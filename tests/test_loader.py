@@ -39,7 +39,7 @@ def write(
     large: dict[tuple[str, int, int], float] | None = None,
     **facts: Any,  # noqa: ANN401  # passed on
 ) -> Dataset:
-    """One row a tick, a gap before row 50, the last 3 targets not known; cuts at 60 and 100."""
+    """One row a tick, a gap before row 50, targets that look ahead too far; cuts at 60 and 100."""
     features = [Feature(name, name.split(".")[0], "", None, "", 0, 0) for name in NAMES]
     kinds = [Target(f"ahead_{k + 3}", "forward_return", k + 3) for k in range(targets)]
     with DatasetWriter(
@@ -55,7 +55,8 @@ def write(
             rng = np.random.default_rng(k)
             time = np.arange(n) + np.where(np.arange(n) < 50, 0, 10)
             y = rng.standard_normal((n, targets)).astype("f4")
-            y[-3:] = np.nan
+            for target, kind in enumerate(kinds):
+                y[-kind.horizon :, target] = np.nan
             x = rng.standard_normal((n, 3)).astype("f4")
             for (name, row, column), value in (large or {}).items():
                 if name == symbol:
