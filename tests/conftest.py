@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# The same examples on every run: a change is what fails a test, and nothing else. To look for new
-# ones: pytest --hypothesis-profile=search
+# The same examples on every run: a change is what fails a test, and nothing else. New ones are
+# looked for with --hypothesis-profile=search.
 settings.register_profile("same", derandomize=True)
 settings.register_profile("search", max_examples=2_000, deadline=None)
 settings.load_profile("same")

@@ -30,7 +30,7 @@ def writer_of(root: Path, plan: dict[str, int] = PLAN, **options: Any) -> Datase
 
 
 def write_rows(writer: DatasetWriter) -> None:
-    for symbol, n in writer.plan:
+    for symbol, n, *_ in writer.plan:
         features = np.random.default_rng(n).standard_normal((n, 1)).astype("f4")
         writer.write(symbol, np.arange(n) * HOUR, features, np.empty((n, 0), "f4"))
 
@@ -114,7 +114,7 @@ def test_a_file_beside_the_manifest_is_verified(tmp_path: Path, missing: bool) -
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda text: text.replace('"format":1', '"format":2'), "another format version"),
+        (lambda text: text.replace('"format":2', '"format":3'), "another format version"),
         (lambda text: text.replace('"embargo":0', '"embargo":1'), "checksum"),
         (lambda text: text[: len(text) // 2], "damaged"),
         (lambda text: "[]", "damaged"),

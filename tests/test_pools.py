@@ -78,22 +78,20 @@ def equal(one: Batch, other: Batch) -> bool:
 
 @given(
     steps=st.lists(st.sampled_from([1, 1, 1, 2, 3, 40]), min_size=1, max_size=900),
-    edges=st.lists(st.integers(1, 900), max_size=3),
     window=st.integers(1, 9),
     block_rows=st.integers(1, 6),
     seed=st.integers(0, 3),
     batch=st.integers(1, 200),
 )
 def test_pools_are_an_order_of_all_windows_and_hold_their_rows(
-    steps: list[int], edges: list[int], window: int, block_rows: int, seed: int, batch: int
+    steps: list[int], window: int, block_rows: int, seed: int, batch: int
 ) -> None:
     starts = np.cumsum(steps) - 1
-    shards = np.array([0, *sorted(set(edges))])
 
     def order(values: NDArray[np.int64]) -> NDArray[np.int64]:
         return epoch_order(values, DIGEST, seed, 0) if seed else values
 
-    pools = Pools(starts, shards, block_rows, order)
+    pools = Pools(starts, block_rows, order)
     seen, numbers = [], []
     for at in range(0, len(starts), batch):
         places = np.arange(at, min(at + batch, len(starts)))
@@ -118,7 +116,7 @@ def test_pools_are_an_order_of_all_windows_and_hold_their_rows(
 
 def test_a_pool_is_of_places_all_over_the_data() -> None:
     starts = np.arange(100_000)
-    pools = Pools(starts, np.array([0]), 100, lambda values: epoch_order(values, DIGEST, 1, 0))
+    pools = Pools(starts, 100, lambda values: epoch_order(values, DIGEST, 1, 0))
     assert pools.share == pytest.approx(0.064)
     spread = np.std(pools.take(0, np.arange(6400)))
     assert spread == pytest.approx(100_000 / np.sqrt(12), rel=0.15)

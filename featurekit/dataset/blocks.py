@@ -16,10 +16,11 @@ from featurekit.dataset.strip import Strip
 from featurekit.errors import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
+    from featurekit.dataset.extents import Span
     from featurekit.dataset.pools import Pools
     from featurekit.dataset.reader import Dataset
     from featurekit.dataset.treatment import Treatment
@@ -55,11 +56,14 @@ class PoolReader:
         y = self._array("targets", (rows, targets), np.float32)
         time = self._array("time", (rows,), np.int64)
         into = {"features": x, "targets": y, "time": time}
-        shard_of = np.searchsorted(self.dataset.manifest.shard_starts, first, side="right") - 1
-        for code in np.unique(shard_of):
-            self._read_shard(
-                int(code), into, first, counts, before, np.flatnonzero(shard_of == code)
-            )
+        at = 0
+        pieces: dict[int, list[tuple[int, Span]]] = {}  # of each shard: places in memory, rows
+        for begin, stop in spans.tolist():
+            for span in self.dataset.manifest.extents.spans(begin, stop):
+                pieces.setdefault(span.shard, []).append((at, span))
+                at += span.rows
+        for code, found in pieces.items():
+            self._read_shard(code, found, into)
         return Rows(
             self.dataset,
             self._strip(self._treated(x), first, before),
@@ -69,24 +73,15 @@ class PoolReader:
         )
 
     def _read_shard(
-        self,
-        code: int,
-        into: dict[str, NDArray[Any]],
-        first: NDArray[np.int64],
-        counts: NDArray[np.int64],
-        before: NDArray[np.int64],
-        blocks: NDArray[np.int64],
+        self, code: int, pieces: Sequence[tuple[int, Span]], into: dict[str, NDArray[Any]]
     ) -> None:
         shard, layout = self.dataset.manifest.shards[code], self._layouts[code]
         path = self.dataset.path / "shards" / shard.file
-        start = int(self.dataset.manifest.shard_starts[code])
         with path.open("rb", buffering=0) as file:
             for name, tensor in layout.tensors.items():
-                for k in blocks if tensor.row_bytes else ():
-                    row = int(first[k]) - start
-                    out = into[name][before[k] : before[k] + counts[k]]
-                    file.seek(len(layout.header) + tensor.at + row * tensor.row_bytes)
-                    left = out.reshape(-1).view(np.uint8).data
+                for at, span in pieces if tensor.row_bytes else ():
+                    file.seek(len(layout.header) + tensor.at + span.start * tensor.row_bytes)
+                    left = into[name][at : at + span.rows].reshape(-1).view(np.uint8).data
                     while left:
                         done = file.readinto(left)
                         if not done:
@@ -106,8 +101,8 @@ class PoolReader:
     def _strip(
         self, table: torch.Tensor, first: NDArray[np.int64], before: NDArray[np.int64]
     ) -> Strip:
-        columns = table.shape[1]
-        return Strip([table.reshape(-1)], before * columns, first, columns)
+        columns, ahead = table.shape[1], self.window - 1  # a window belongs to where it ends
+        return Strip([table.reshape(-1)], (before + ahead) * columns, first + ahead, columns)
 
     def _array(self, name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:  # noqa: ANN401  # numpy's types of types
         """Memory for a tensor: that of the pool before, if it is enough."""

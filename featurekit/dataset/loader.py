@@ -232,8 +232,7 @@ class Loader(IterableDataset["Batch"]):
 
     def _pools(self, epoch: int) -> Pools:
         block_rows = max(self.pool_rows // POOL_BLOCKS, 1)
-        edges = self.dataset.manifest.shard_starts[:-1]
-        return Pools(self._starts, edges, block_rows, self._order(epoch))
+        return Pools(self._starts, block_rows, self._order(epoch))
 
     def _open_rows(self) -> Rows:
         if self.memory == "resident":

@@ -4,6 +4,7 @@
 build/NAME/  CURRENT              one line: the name of the generation that readers follow
              gen-000001/          manifest.json, audit.json, profile, quarantine/
              shards/              000001-00000.safetensors: generation, then number
+             state/               000001.safetensors: of each symbol after its last bar
              .lock, .staging-*/   of the build that runs now, or of one that was killed
 ```
 """
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import xxhash
 
+from featurekit.dataset.extents import Extents
 from featurekit.errors import DatasetError, Problem
 from featurekit.feature import Feature
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-FORMAT = 1  # moves when an older featurekit could not read what this one writes
+FORMAT = 2  # moves when an older featurekit could not read what this one writes
 MANIFEST = "manifest.json"
 GENERATION = re.compile(r"gen-(\d{6})")
 STORED_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")  # beside the manifest; leads nowhere else
@@ -54,23 +56,34 @@ class Segment(NamedTuple):
 
 
 class ShardRows(NamedTuple):
-    """The rows of one symbol in a shard, and the times of the first and the last of them."""
+    """The rows of one symbol in a shard, from its row `start` on; the times of the first and last.
+
+    They are the symbol's rows from `first` on. The first `halo` of them lie in an older shard too,
+    and are repeated so that each window lies in one shard; of all others the newest copy counts.
+    """
 
     symbol: str
     start: int
     rows: int
+    first: int
+    halo: int
     first_time: int
     last_time: int
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One file of whole symbols, sorted by symbol and time."""
+    """One file of rows, sorted by symbol and time; `blocks` are hashes of `BLOCK` bytes each.
+
+    `build` is the fingerprint of the build that wrote it.
+    """
 
     file: str
+    build: str
     rows: int
     bytes: int
     xxh3_128: str
+    blocks: tuple[str, ...]
     symbols: tuple[ShardRows, ...]
 
 
@@ -95,8 +108,9 @@ class Split:
 class Manifest:
     """Everything about one generation that is not a row.
 
-    Row numbers count over all shards in their order. `cuts` are the UTC ns at which validation and
-    test start; `horizon` is the longest of the targets. `data_digest` names the logical content:
+    Rows are numbered by symbol, then by time. `cuts` are the UTC ns at which validation and test
+    start; `horizon` is the longest of the targets; `pieces` are the hashes of each 4,096 rows of a
+    symbol, `state` is what a later build goes on from. `data_digest` names the logical content:
     names, rows, segments and cuts, whichever files, blocks, executor or versions made it.
     """
 
@@ -114,6 +128,8 @@ class Manifest:
     splits: Mapping[str, Split]
     shards: tuple[Shard, ...]
     files: Mapping[str, StoredFile]
+    state: StoredFile | None
+    pieces: Mapping[str, tuple[str, ...]]
     data_digest: str
     fingerprints: Mapping[str, str]
     pipeline: str
@@ -131,13 +147,13 @@ class Manifest:
         rows = dict.fromkeys(self.symbols, 0)
         for shard in self.shards:
             for part in shard.symbols:
-                rows[part.symbol] += part.rows
+                rows[part.symbol] = part.first + part.rows
         return np.cumsum([0, *rows.values()], dtype=np.int64)
 
     @cached_property
-    def shard_starts(self) -> NDArray[np.int64]:
-        """First row of each shard, and the number of all rows: `[shards + 1]`."""
-        return np.cumsum([0, *(shard.rows for shard in self.shards)], dtype=np.int64)
+    def extents(self) -> Extents:
+        """Where each row lies in the shards; of rows that several hold, in the newest."""
+        return extents_of(self.symbols, self.shards)
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces, and a checksum over the rest."""
@@ -175,6 +191,28 @@ class Manifest:
             return _manifest(body)
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise _damaged(where, f"{type(error).__name__}: {error}") from error
+
+
+def extents_of(symbols: Sequence[str], shards: Sequence[Shard]) -> Extents:
+    """Where each row of the symbols lies in the shards; of rows that several hold, in the newest.
+
+    Example:
+        >>> old = Shard("a", "", 90, 0, "", (), (ShardRows("A", 0, 90, 0, 0, 0, 89),))
+        >>> new = Shard("b", "", 30, 0, "", (), (ShardRows("A", 0, 30, 70, 15, 70, 99),))
+        >>> list(extents_of(["A"], [old, new]))
+        [Span(shard=0, start=0, rows=85), Span(shard=1, start=15, rows=15)]
+    """
+    parts: dict[str, list[tuple[int, ShardRows]]] = {symbol: [] for symbol in symbols}
+    for code, shard in enumerate(shards):
+        for part in shard.symbols:
+            parts[part.symbol].append((code, part))
+    spans = []
+    for held in parts.values():
+        stops = [part.first + part.halo for _, part in held[1:]]
+        stops += [part.first + part.rows for _, part in held[-1:]]
+        for (code, part), stop in zip(held, stops, strict=True):
+            spans.append((code, part.start + part.halo, stop - part.first - part.halo))
+    return Extents(spans)
 
 
 def canonical_json(value: object) -> str:
@@ -221,7 +259,13 @@ def _plain(value: object) -> object:
 
 def _manifest(body: Mapping[str, Any]) -> Manifest:
     shards = [
-        Shard(**{**each, "symbols": tuple(ShardRows(*part) for part in each["symbols"])})
+        Shard(
+            **{
+                **each,
+                "blocks": tuple(each["blocks"]),
+                "symbols": tuple(ShardRows(*part) for part in each["symbols"]),
+            }
+        )
         for each in body["shards"]
     ]
     for shard in shards:
@@ -241,6 +285,8 @@ def _manifest(body: Mapping[str, Any]) -> Manifest:
             for name, each in body["splits"].items()
         },
         "shards": tuple(shards),
+        "state": None if body["state"] is None else StoredFile(**body["state"]),
+        "pieces": {symbol: tuple(each) for symbol, each in body["pieces"].items()},
         "files": {name: StoredFile(**each) for name, each in body["files"].items()},
     }
     return Manifest(**{**body, **decoded})

@@ -20,19 +20,18 @@ class Pools:
     """Blocks of neighbouring windows in random order, and windows in random order in each pool.
 
     A pool is the windows of the next `POOL_BLOCKS` blocks, and no row of another is needed for
-    them. All of it follows from the windows, the shards, the size of a block, and `order`, which
-    shuffles an array by its values or leaves it as it is.
+    them. All of it follows from the windows, the size of a block, and `order`, which shuffles an
+    array by its values or leaves it as it is.
 
     Args:
         starts: First rows of all windows, ascending.
-        edges: First row of each shard; a block lies in one.
         block_rows: Rows in which the windows of a block start.
         order: Of an epoch.
 
     Example:
-        >>> pools = Pools(np.arange(10), np.array([0, 5]), 4, order=lambda values: values)
+        >>> pools = Pools(np.arange(10), 4, order=lambda values: values)
         >>> pools.spans(0, window=3).tolist()
-        [[0, 6], [4, 7], [5, 11], [9, 12]]
+        [[0, 6], [4, 10], [8, 12]]
         >>> pools.take(0, np.array([2, 3]))
         array([2, 3])
     """
@@ -40,14 +39,11 @@ class Pools:
     def __init__(
         self,
         starts: NDArray[np.int64],
-        edges: NDArray[np.int64],
         block_rows: int,
         order: Callable[[NDArray[np.int64]], NDArray[np.int64]],
     ) -> None:
         self._starts, self._order = starts, order
-        shard = np.searchsorted(edges, starts, side="right") - 1
-        inside = (starts - edges[shard]) // block_rows
-        change = np.flatnonzero((np.diff(shard) != 0) | (np.diff(inside) != 0)) + 1
+        change = np.flatnonzero(np.diff(starts // block_rows)) + 1
         self._bounds = np.array([0, *change, len(starts)], np.int64)
         self._blocks = order(np.arange(len(self._bounds) - 1))
         sizes = np.diff(self._bounds)[self._blocks]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from featurekit.dataset.manifest import (
     Target,
     file_digest,
 )
-from featurekit.dataset.shard import MappedShard, damaged, map_shards, take_rows
+from featurekit.dataset.shard import MappedShard, damaged, map_shards, shard_paths, take_rows
 from featurekit.dataset.tables import Rows, frame_of, rows_of
 from featurekit.dataset.windows import SPLITS, Runs, split_rows
 from featurekit.errors import ConfigError, DatasetError, Problem
@@ -51,7 +52,7 @@ def open_dataset(path: str | Path) -> Dataset:
     root = Path(path)
     generation = root / current_generation(root)
     manifest = read_manifest(generation)
-    return Dataset(root, generation, manifest, map_shards(root / "shards", manifest))
+    return Dataset(root, generation, manifest, map_shards(shard_paths(root, manifest), manifest))
 
 
 def current_generation(root: Path) -> str:
@@ -106,7 +107,7 @@ def read_manifest(generation: Path) -> Manifest:
 class Dataset:
     """Rows of all symbols on disk, in natural units, and everything that is known of them.
 
-    Rows are sorted by symbol and time and numbered over all shards. `open_dataset` makes one.
+    Rows are sorted by symbol and time, and numbered in this order. `open_dataset` makes one.
     """
 
     def __init__(
@@ -203,7 +204,12 @@ class Dataset:
 
     def take(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """A copy of the features `[n, F]` of rows, counted over all symbols."""
-        return take_rows([shard.features for shard in self.shards], numbers)
+        features = [shard.features for shard in self.shards]
+        return take_rows(features, self.manifest.extents, numbers)
+
+    def read(self, first: int, stop: int) -> Rows:
+        """The rows from one to before another: read-only views if they lie in one shard."""
+        return rows_of(self.manifest, self.shards, first, stop)
 
     def subject(self, spec: AuditSpec | None = None) -> Subject:
         """What the audit needs of these rows; `spec` in place of the pipeline's `audit:`.
@@ -226,7 +232,9 @@ class Dataset:
             rows=self,
             symbols=len(self.symbols),
             span=(
-                min(rows.first_time for shard in shards for rows in shard.symbols),
+                min(
+                    rows.first_time for shard in shards for rows in shard.symbols if not rows.first
+                ),
                 max(rows.last_time for shard in shards for rows in shard.symbols),
             ),
             spec=spec,
@@ -243,12 +251,12 @@ class Dataset:
     def to_polars(self) -> pl.DataFrame:
         """All rows: symbol, time, the features and the targets; a copy in memory."""
         names = [*self.names, *(target.name for target in self.targets)]
+        symbols = pl.Series("symbol", self.symbols, pl.String)
         frames = []
-        for described, shard in zip(self.manifest.shards, self.shards, strict=True):
-            symbols = [part.symbol for part in described.symbols]
-            codes = np.repeat(np.arange(len(symbols)), [part.rows for part in described.symbols])
-            symbol = pl.Series("symbol", symbols, pl.String).gather(codes)
-            frames.append(frame_of(names, symbol, shard.features, shard.targets, shard.time))
+        for first, stop in pairwise(self.manifest.extents.first.tolist()):
+            rows = self.read(first, stop)
+            symbol = symbols.gather(rows.symbol)
+            frames.append(frame_of(names, symbol, rows.features, rows.targets, rows.time))
         return pl.concat(frames)
 
     def to_numpy(self) -> Rows:
@@ -265,7 +273,7 @@ class Dataset:
         """
         from featurekit.dataset.tensors import tensors_of  # brings torch
 
-        shards = map_shards(self.path / "shards", self.manifest, writable=True)
+        shards = map_shards(shard_paths(self.path, self.manifest), self.manifest, writable=True)
         return tensors_of(rows_of(self.manifest, shards))
 
     def export(
@@ -302,7 +310,7 @@ class Dataset:
         Raises:
             DatasetError: naming each damaged file, its symbols and its times.
         """
-        map_shards(self.path / "shards", self.manifest)
+        map_shards(shard_paths(self.path, self.manifest), self.manifest)
         problems = []
         for name, stored in self.manifest.files.items():
             path = self.generation / name
@@ -451,17 +459,20 @@ class Dataset:
         """Rows at which the splits of each symbol start, and the row after it: `[symbols, 4]`."""
         first = self.manifest.symbol_starts
         bounds = np.repeat(first[:-1, None], len(SPLITS) + 1, axis=1)
-        codes = {symbol: code for code, symbol in enumerate(self.symbols)}
-        for shard, mapped in zip(self.manifest.shards, self.shards, strict=True):
-            for part in shard.symbols:
-                time = mapped.time[part.start : part.start + part.rows]
-                bounds[codes[part.symbol]] += split_rows(time, self.manifest.cuts)
+        for code, (begin, stop) in enumerate(pairwise(first.tolist())):
+            for shard, start, rows in self.manifest.extents.spans(begin, stop):
+                time = self.shards[shard].time[start : start + rows]
+                bounds[code] += split_rows(time, self.manifest.cuts)
         return bounds
 
     @cached_property
     def _known(self) -> NDArray[np.bool_]:
         """Rows of which every target is known."""
-        return np.concatenate([~np.isnan(shard.targets).any(axis=1) for shard in self.shards])
+        targets = [
+            self.shards[code].targets[start : start + rows]
+            for code, start, rows in self.manifest.extents
+        ]
+        return np.concatenate([~np.isnan(each).any(axis=1) for each in targets])
 
 
 def _split_code(split: str) -> int:

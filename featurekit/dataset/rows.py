@@ -48,10 +48,10 @@ class Rows:
     @staticmethod
     def mapped(dataset: Dataset, treatment: Treatment) -> Rows:
         """The shards as they are mapped into memory; a window is treated when it is copied."""
-        shards, first = dataset.shards, dataset.manifest.shard_starts[:-1]
+        shards, extents = dataset.shards, dataset.manifest.extents
         features, targets, time = (
-            Strip.of(parts, first, shards[0].arena)
-            for parts in (
+            Strip.of(arrays, extents, shards[0].arena)
+            for arrays in (
                 [shard.features for shard in shards],
                 [shard.targets for shard in shards],
                 [halves(shard.time) for shard in shards],
@@ -131,9 +131,10 @@ def _table(dataset: Dataset, treatment: Treatment, device: torch.device) -> torc
     width = len(dataset.names)
     table = torch.empty(dataset.rows * width, dtype=treatment.dtype, device=device)
     at = 0
-    for shard in dataset.shards:
-        for begin in range(0, len(shard.time), _CHUNK):
-            natural = torch.from_numpy(shard.features[begin : begin + _CHUNK].copy())
+    for code, start, rows in dataset.manifest.extents:
+        features = dataset.shards[code].features[start : start + rows]
+        for begin in range(0, rows, _CHUNK):
+            natural = torch.from_numpy(features[begin : begin + _CHUNK].copy())
             treated = treatment.apply(natural, torch.empty(natural.shape, dtype=treatment.dtype))
             table[at : at + treated.numel()] = treated.view(-1)
             at += treated.numel()

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from featurekit.dataset.arena import Arena
-from featurekit.dataset.manifest import Manifest, Shard, canonical_json, file_digest
+from featurekit.dataset.digests import BLOCK, BlockDigest
+from featurekit.dataset.manifest import Manifest, Shard, canonical_json
 from featurekit.errors import DatasetError, Problem
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from featurekit.dataset.extents import Extents
 
 _HEADER = 65_536  # bytes before the first tensor, or a multiple: whole pages
 
@@ -46,6 +49,8 @@ class Tensor(NamedTuple):
 class ShardLayout:
     """The bytes of a shard: a padded header, then features, targets and time.
 
+    The header says which build wrote it and its name: no other shard passes for it.
+
     Example:
         >>> layout = ShardLayout(1000, ("market.ret_1", "market.ret_5"), ("ret_next_5",))
         >>> len(layout.header), layout.tensors["targets"].at, layout.bytes
@@ -55,11 +60,14 @@ class ShardLayout:
     rows: int
     features: tuple[str, ...]
     targets: tuple[str, ...]
+    build: str = ""
+    file: str = ""
 
     @staticmethod
     def of(shard: Shard, manifest: Manifest) -> ShardLayout:
         """The layout of a shard that a manifest describes."""
-        return ShardLayout(shard.rows, manifest.names, tuple(t.name for t in manifest.targets))
+        targets = tuple(target.name for target in manifest.targets)
+        return ShardLayout(shard.rows, manifest.names, targets, shard.build, shard.file)
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -80,7 +88,11 @@ class ShardLayout:
         """The safetensors header, padded with spaces to a multiple of 64 KB."""
         names = {"features": self.features, "targets": self.targets}
         described: dict[str, Any] = {
-            "__metadata__": {key: canonical_json(value) for key, value in names.items()}
+            "__metadata__": {
+                "build": self.build,
+                "file": self.file,
+                **{key: canonical_json(value) for key, value in names.items()},
+            }
         }
         for name, (dtype, shape, at) in self.tensors.items():
             stop = at + self.rows * self.tensors[name].row_bytes
@@ -106,32 +118,42 @@ class ShardLayout:
 
 
 class ShardFile:
-    """A shard that is being written: rows go to any place of it, in any order."""
+    """A shard that is being written: rows go to any place of it, in any order.
+
+    What comes in the order of the file is hashed on its way; the rest is read again at the end.
+    """
 
     def __init__(self, path: Path, layout: ShardLayout) -> None:
         self.path, self.layout = path, layout
-        self.digest = ""
+        self.hashed = BlockDigest()
         self._missing = layout.rows
         self._file: FileIO | None = None
 
+    @property
+    def finished(self) -> bool:
+        """Whether every row was written, synced and hashed."""
+        return not self._missing
+
     def write(self, row: int, rows: dict[str, NDArray[Any]]) -> None:
-        """Writes rows of every tensor from a row on; after the last missing one, syncs and hashes.
+        """Writes rows of every tensor from a row on; after the last missing one, syncs the file.
 
         Raises:
             OSError: when the disk is full.
         """
         if self._file is None:
-            self._file = FileIO(self.path, "xb")
+            self._file = FileIO(self.path, "xb+")
             self._file.truncate(self.layout.bytes)
-            self._write_at(0, self.layout.header)
+            self._write_at(0, memoryview(self.layout.header))
         for name, tensor in self.layout.tensors.items():
             at = len(self.layout.header) + tensor.at + row * tensor.row_bytes
-            self._write_at(at, rows[name].tobytes())
+            self._write_at(at, rows[name].data.cast("B") if rows[name].size else b"")
         self._missing -= len(rows["time"])
         if not self._missing:
+            self._file.seek(self.hashed.bytes)
+            while chunk := self._file.read(BLOCK):
+                self.hashed.update(chunk)
             os.fsync(self._file.fileno())
             self._file.close()
-            self.digest = file_digest(self.path)
 
     def features(self) -> NDArray[np.float32]:
         """The features `[n, F]` of the finished file, mapped into memory."""
@@ -139,8 +161,10 @@ class ShardFile:
         at = len(self.layout.header) + tensor.at
         return np.memmap(self.path, tensor.dtype, "r", at, tensor.shape)
 
-    def _write_at(self, at: int, content: bytes) -> None:
+    def _write_at(self, at: int, content: bytes | memoryview) -> None:
         assert self._file is not None  # noqa: S101  # write() opened it
+        if at == self.hashed.bytes:
+            self.hashed.update(content)
         left = memoryview(content)
         while left:  # one call may write less than it was given
             done = os.pwrite(self._file.fileno(), left, at)
@@ -163,27 +187,32 @@ class MappedShard:
 
 
 def take_rows(
-    shards: Sequence[NDArray[np.float32]], numbers: NDArray[np.int64]
+    shards: Sequence[NDArray[np.float32]], extents: Extents, numbers: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """A copy of rows `[n, F]`, by their numbers over all shards.
+    """A copy of rows `[n, F]`, by their numbers in the dataset.
 
     Example:
+        >>> from featurekit.dataset.extents import Extents
         >>> shards = [np.zeros((2, 1), np.float32), np.ones((2, 1), np.float32)]
-        >>> take_rows(shards, np.array([3, 0]))
+        >>> take_rows(shards, Extents([(0, 0, 2), (1, 0, 2)]), np.array([3, 0]))
         array([[1.],
                [0.]], dtype=float32)
     """
-    starts = np.cumsum([0, *map(len, shards)])
-    where = np.searchsorted(starts, numbers, side="right") - 1
+    shard, row = extents.locate(numbers)
     rows = np.empty((len(numbers), shards[0].shape[1]), np.float32)
-    for code in np.unique(where):
-        at = np.flatnonzero(where == code)
-        rows[at] = shards[code][numbers[at] - starts[code]]
+    for code in np.unique(shard):
+        at = np.flatnonzero(shard == code)
+        rows[at] = shards[code][row[at]]
     return rows
 
 
+def shard_paths(root: Path, manifest: Manifest) -> list[Path]:
+    """The files of a manifest's shards in the dataset at `root`."""
+    return [root / "shards" / shard.file for shard in manifest.shards]
+
+
 def map_shards(
-    directory: Path, manifest: Manifest, *, writable: bool = False
+    paths: Sequence[Path], manifest: Manifest, *, writable: bool = False
 ) -> tuple[MappedShard, ...]:
     """The shards of a manifest, after their sizes and headers were compared with it.
 
@@ -194,7 +223,6 @@ def map_shards(
             once.
     """
     layouts = [ShardLayout.of(shard, manifest) for shard in manifest.shards]
-    paths = [directory / shard.file for shard in manifest.shards]
     found = map(_damage, paths, manifest.shards, layouts)
     if problems := [problem for problem in found if problem]:
         raise DatasetError(*problems)

@@ -34,6 +34,7 @@ from featurekit.errors import DatasetError, Problem
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+KINDS = ("shards", "state")  # what is shared by generations: files that begin with their number
 _FINGERPRINT = re.compile(r"[0-9A-Za-z_-]{1,80}")
 
 
@@ -54,7 +55,7 @@ class Staging:
                     fix="fingerprint=pipeline.fingerprint",
                 )
             )
-        self.root = root
+        self.root, self.fingerprint = root, fingerprint
         self.path = root / f".staging-{fingerprint}"
         self._locked = ExitStack()
         self._made_root = False
@@ -84,8 +85,9 @@ class Staging:
         with suppress(OSError):  # what cannot be removed is left to the next build
             _remove_leftovers(self.root)
             if not (self.root / "CURRENT").exists():
-                if (self.root / "shards").exists():
-                    (self.root / "shards").rmdir()
+                for kind in KINDS:
+                    if (self.root / kind).exists():
+                        (self.root / kind).rmdir()
                 (self.root / ".lock").unlink()
                 if self._made_root:
                     self.root.rmdir()
@@ -114,14 +116,25 @@ class Staging:
             sync(path)
         return StoredFile(path.stat().st_size, file_digest(path))
 
+    def store_state(self, content: Path) -> StoredFile:
+        """Puts a copy of a file beside those that earlier generations left for a later build."""
+        path = self.path / "state" / f"{self.number:06d}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        shutil.copyfile(content, path)
+        sync(path)
+        return StoredFile(path.stat().st_size, file_digest(path))
+
     def publish(self) -> Path:
         """Makes the generation current, and returns its directory."""
         for directory, _, _ in os.walk(self.path):
             sync(Path(directory))
-        (self.root / "shards").mkdir(exist_ok=True)
-        for shard in sorted(self.shards.iterdir()):
-            shard.rename(self.root / "shards" / shard.name)
-        sync(self.root / "shards")
+        for kind in KINDS:
+            files = sorted((self.path / kind).glob("*"))
+            if files or kind == "shards":
+                (self.root / kind).mkdir(exist_ok=True)
+                for file in files:
+                    file.rename(self.root / kind / file.name)
+                sync(self.root / kind)
         published = self.generation.rename(self.root / self.generation.name)
         sync(self.root)
         (self.path / "CURRENT").replace(self.root / "CURRENT")
@@ -188,7 +201,7 @@ def _refuse_foreign(root: Path) -> None:
 
 def _is_ours(path: Path) -> bool:
     """Whether this is what a build that was killed before its first commit leaves."""
-    known = (".lock", "shards")
+    known = (".lock", *KINDS)
     return path.name in known or bool(GENERATION.fullmatch(path.name)) or _is_staging(path)
 
 
@@ -198,7 +211,7 @@ def _is_staging(path: Path) -> bool:
     if prefix != ".staging" or not _FINGERPRINT.fullmatch(fingerprint):
         return False
     return path.is_dir() and all(
-        each.name in ("CURRENT", "shards") or GENERATION.fullmatch(each.name)
+        each.name in ("CURRENT", *KINDS) or GENERATION.fullmatch(each.name)
         for each in path.iterdir()
     )
 
@@ -238,8 +251,9 @@ def _remove_leftovers(root: Path) -> None:
         if (staging / "CURRENT").is_file():
             found = GENERATION.fullmatch((staging / "CURRENT").read_text().strip())
             if found:
-                for shard in (root / "shards").glob(f"{found[1]}-*.safetensors"):
-                    shard.unlink()
+                for kind in KINDS:
+                    for file in (root / kind).glob(f"{found[1]}[-.]*"):
+                        file.unlink()
                 shutil.rmtree(root / found[0], ignore_errors=True)
         shutil.rmtree(staging)
 

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from featurekit.dataset.arena import Arena
+    from featurekit.dataset.extents import Extents
 
 
 class Strip:
-    """Rows that lie one behind another within each part: shards, or blocks of them.
+    """Rows that lie one behind another within each part: extents of shards, or blocks of a pool.
 
-    Part k holds the rows from `first[k]` on, at the elements from `at[k]` on of a flat tensor: of
-    one for all parts, or of one for each.
+    Part k gives the windows whose last row is `first[k]` or one after it, up to `first[k + 1]`. Row
+    `first[k]` lies at the element `at[k]` of the flat tensor `flat[k]`, by default of the only one.
 
     Example:
         >>> strip = Strip([torch.arange(12)], at=np.array([0]), first=np.array([0]), columns=2)
@@ -36,22 +37,26 @@ class Strip:
         at: NDArray[np.int64],
         first: NDArray[np.int64],
         columns: int,
+        flat: NDArray[np.int64] | None = None,
     ) -> None:
         self.flats, self.at, self.first, self.columns = tuple(flats), at, first, columns
+        self.flat = np.zeros(len(first), np.int64) if flat is None else flat
 
     @staticmethod
-    def of(parts: Sequence[NDArray[Any]], first: NDArray[np.int64], arena: Arena | None) -> Strip:
-        """Over arrays `[n]` or `[n, C]` of 4-byte numbers, without a copy.
+    def of(arrays: Sequence[NDArray[Any]], extents: Extents, arena: Arena | None) -> Strip:
+        """Over one array `[n]` or `[n, C]` of 4-byte numbers of each shard, without a copy.
 
-        With an arena that is one range, the parts lie in it and their offsets count from its start.
+        With an arena that is one range, the arrays lie in it and are one flat tensor.
         """
-        dtype, columns = parts[0].dtype, parts[0][:1].size
+        dtype, columns = arrays[0].dtype, arrays[0][:1].size
+        first, within = extents.first[:-1], extents.start * columns
         if arena is None or arena.whole is None:
-            flats = [_tensor(part.reshape(-1)) for part in parts]
-            return Strip(flats, np.zeros(len(parts), np.int64), first, columns)
+            flats = [_tensor(array.reshape(-1)) for array in arrays]
+            return Strip(flats, within, first, columns, extents.shard)
         whole = arena.whole.view(dtype)
-        at = [(part.ctypes.data - whole.ctypes.data) // dtype.itemsize for part in parts]
-        return Strip([torch.from_numpy(whole)], np.array(at, np.int64), first, columns)
+        origin = [(array.ctypes.data - whole.ctypes.data) // dtype.itemsize for array in arrays]
+        at = np.array(origin, np.int64)[extents.shard] + within
+        return Strip([torch.from_numpy(whole)], at, first, columns)
 
     def windows(self, rows: NDArray[np.int64], out: torch.Tensor) -> torch.Tensor:
         """Fills `out` `[B, T, C]` with the T rows from each of `[B]` rows on, and returns it.
@@ -62,13 +67,15 @@ class Strip:
         size = out[0].numel() if len(out) else 0
         if not size:
             return out
-        part = np.searchsorted(self.first, rows, side="right") - 1
+        last = rows + out.shape[1] - 1
+        part = np.searchsorted(self.first, last, side="right") - 1
         elements = torch.from_numpy(self.at[part] + (rows - self.first[part]) * self.columns)
         if len(self.flats) == 1:
             _select(self.flats[0], elements, out.view(len(out), size))
             return out
-        for k in np.unique(part):
-            here = torch.from_numpy(np.flatnonzero(part == k))
+        flat = self.flat[part]
+        for k in np.unique(flat):
+            here = torch.from_numpy(np.flatnonzero(flat == k))
             some = out.new_empty(len(here), size)
             _select(self.flats[k], elements[here], some)
             out.view(len(out), size)[here] = some

@@ -27,13 +27,20 @@ class Rows(NamedTuple):
     symbol: NDArray[np.int64]
 
 
-def rows_of(manifest: Manifest, shards: Sequence[MappedShard]) -> Rows:
-    """All rows of shards: views of one shard, copies of several."""
-    columns = [(shard.features, shard.targets, shard.time) for shard in shards]
+def rows_of(
+    manifest: Manifest, shards: Sequence[MappedShard], first: int = 0, stop: int | None = None
+) -> Rows:
+    """The rows from one to before another: views where they lie in one shard, else copies."""
+    stop = manifest.rows if stop is None else stop
+    columns = []
+    for code, start, rows in manifest.extents.spans(first, stop):
+        shard, cut = shards[code], slice(start, start + rows)
+        columns.append((shard.features[cut], shard.targets[cut], shard.time[cut]))
     features, targets, time = (
         columns[0] if len(columns) == 1 else map(np.concatenate, zip(*columns, strict=True))
     )
-    counts = np.diff(manifest.symbol_starts)
+    edges: NDArray[np.int64] = np.clip(manifest.symbol_starts, first, stop)
+    counts = edges[1:] - edges[:-1]
     return Rows(features, targets, time, np.repeat(np.arange(len(counts)), counts))
 
 

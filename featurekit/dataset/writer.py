@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise
-from operator import itemgetter
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import xxhash
 
+from featurekit.dataset.digests import PIECE, RowDigest
 from featurekit.dataset.manifest import (
     MANIFEST,
     Manifest,
@@ -21,6 +20,7 @@ from featurekit.dataset.manifest import (
     Split,
     Target,
     content_digest,
+    extents_of,
 )
 from featurekit.dataset.reader import Dataset
 from featurekit.dataset.shard import ShardFile, ShardLayout, map_shards, take_rows
@@ -38,11 +38,30 @@ if TYPE_CHECKING:
 SHARD_BYTES = 256 * 2**20
 
 
+class Planned(NamedTuple):
+    """The rows that a symbol will have, and which of them are written.
+
+    The first `kept` stay where the generation before has them. The `halo` rows before the others
+    are written again, so that each window lies in one shard.
+    """
+
+    symbol: str
+    rows: int
+    kept: int = 0
+    halo: int = 0
+
+    @property
+    def first(self) -> int:
+        """The first row that is written."""
+        return self.kept - self.halo if self.kept < self.rows else self.rows
+
+
 class DatasetWriter:
     """Writes one generation of a dataset, block by block, within `with`.
 
     `plan` lists the symbols in order with the number of their rows, so that each tensor has its
-    place before its first row comes. Blocks of a symbol come in order of time; symbols may
+    place before its first row comes; of a symbol that has rows in `base`, the generation before,
+    the rows from `first` on are written. Blocks of a symbol come in order of time; symbols may
     alternate. A shard holds whole symbols and ends before it exceeds `shard_bytes`: a symbol that
     alone is larger has a larger shard of its own. A gap longer than `max_gap` ns cuts a segment.
 
@@ -58,36 +77,49 @@ class DatasetWriter:
         fingerprint: str,
         features: Sequence[Feature],
         targets: Sequence[Target],
-        plan: Sequence[tuple[str, int]],
+        plan: Sequence[Planned | tuple[str, int]],
         max_gap: int,
         shard_bytes: int = SHARD_BYTES,
+        base: Dataset | None = None,
     ) -> None:
         self.root, self.features, self.targets = Path(root), tuple(features), tuple(targets)
-        self.plan, self.max_gap, self.shard_bytes = tuple(plan), max_gap, shard_bytes
-        self._staging = Staging(self.root, fingerprint)
+        self.plan, self.base = tuple(Planned(*each) for each in plan), base
+        self.max_gap, self.shard_bytes = max_gap, shard_bytes
+        self.staging = Staging(self.root, fingerprint)
         self._opened = ExitStack()
         self._shards: list[ShardFile] = []
         self._places: dict[str, _Place] = {}
         self._check_plan()
+        rows = accumulate((planned.rows for planned in self.plan), initial=0)
+        self._firsts = {p.symbol: first for p, first in zip(self.plan, rows, strict=False)}
 
     def _check_plan(self) -> None:
-        symbols = [symbol for symbol, _ in self.plan]
+        symbols = [planned.symbol for planned in self.plan]
         named = (*(f.name for f in self.features), *(t.name for t in self.targets))
         columns = ["symbol", "time", *named]
         twice = {column for column in columns if columns.count(column) > 1}
         for wrong, what, got in (
             (symbols != sorted(set(symbols)), "symbols are planned once each, sorted", symbols),
-            (any(rows < 0 for _, rows in self.plan), "a number of rows is negative", self.plan),
+            (
+                not all(0 <= p.halo <= p.kept <= p.rows for p in self.plan),
+                "a number of rows is negative, or more are kept than there are",
+                self.plan,
+            ),
+            (
+                self.base is None and any(p.kept for p in self.plan),
+                "rows are kept of no generation",
+                self.plan,
+            ),
             (not self.features, "there is no feature to write", self.features),
             (twice, "two columns have one name", twice),
-            (not any(rows for _, rows in self.plan), "there is no row to write", self.plan),
+            (not any(p.rows for p in self.plan), "there is no row to write", self.plan),
         ):
             if wrong:
                 raise DatasetError(Problem(what, where=str(self.root), got=str(got)[:80]))
 
     def __enter__(self) -> DatasetWriter:
         with ExitStack() as opened:
-            opened.enter_context(self._staging)
+            opened.enter_context(self.staging)
             self._place_symbols(opened)
             self._opened = opened.pop_all()
         return self
@@ -98,23 +130,27 @@ class DatasetWriter:
     def _place_symbols(self, opened: ExitStack) -> None:
         names = tuple(f.name for f in self.features), tuple(t.name for t in self.targets)
         row_bytes = sum(t.row_bytes for t in ShardLayout(1, *names).tensors.values())
-        packed: list[list[tuple[str, int]]] = []
+        packed: list[list[Planned]] = []
         size = 0
-        for symbol, rows in filter(itemgetter(1), self.plan):  # those that have a row
-            size += rows * row_bytes
-            if not packed or size > self.shard_bytes:
-                packed.append([])
-                size = rows * row_bytes
-            packed[-1].append((symbol, rows))
+        for planned in self.plan:
+            if planned.rows:
+                self._places[planned.symbol] = _Place.kept(planned, self.base)
+            if written := planned.rows - planned.first:
+                size += written * row_bytes
+                if not packed or size > self.shard_bytes:
+                    packed.append([])
+                    size = written * row_bytes
+                packed[-1].append(planned)
         for number, symbols in enumerate(packed):
-            path = self._staging.shards / f"{self._staging.number:06d}-{number:05d}.safetensors"
-            shard = ShardFile(path, ShardLayout(sum(rows for _, rows in symbols), *names))
+            name = f"{self.staging.number:06d}-{number:05d}.safetensors"
+            rows = [planned.rows - planned.first for planned in symbols]
+            layout = ShardLayout(sum(rows), *names, self.staging.fingerprint, name)
+            shard = ShardFile(self.staging.shards / name, layout)
             opened.callback(shard.close)
             self._shards.append(shard)
-            start = 0
-            for symbol, rows in symbols:
-                self._places[symbol] = _Place(symbol, shard, start, rows)
-                start += rows
+            for planned, start in zip(symbols, accumulate(rows, initial=0), strict=False):
+                place = self._places[planned.symbol]
+                place.shard, place.start = shard, start
 
     def write(
         self,
@@ -125,6 +161,8 @@ class DatasetWriter:
     ) -> None:
         """The next rows of a symbol: UTC ns `[n]`, features `[n, F]` and targets `[n, K]`.
 
+        The first ones are those of its halo.
+
         Raises:
             DatasetError: when the rows are not those of the plan, times do not increase, or the
                 disk is full.
@@ -134,6 +172,7 @@ class DatasetWriter:
         place = self._places.get(symbol)
         self._check_block(symbol, place, time, features, targets)
         assert place is not None  # noqa: S101  # the check raised otherwise
+        assert place.shard is not None  # noqa: S101  # as above
         rows = {
             name: np.ascontiguousarray(block, dtype=place.shard.layout.tensors[name].dtype)
             for name, block in (("features", features), ("targets", targets), ("time", time))
@@ -142,19 +181,28 @@ class DatasetWriter:
             place.shard.write(place.start + place.written, rows)
         place.note(rows, self.max_gap)
 
+    @property
+    def finished(self) -> int:
+        """Shards whose every row was written, of those before the first that lacks one."""
+        lacking = (k for k, shard in enumerate(self._shards) if not shard.finished)
+        return next(lacking, len(self._shards))
+
     def take(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The features `[n, F]` of rows that were written, counted over all symbols."""
-        return take_rows([shard.features() for shard in self._shards], numbers)
+        """The features `[n, F]` of rows that were written or kept, by their numbers."""
+        kept = [] if self.base is None else [shard.features for shard in self.base.shards]
+        held = self._kept_shards()
+        features = [each for each, shard in zip(kept, held, strict=True) if shard is not None]
+        features += [shard.features() for shard in self._shards]
+        extents = extents_of([planned.symbol for planned in self.plan], self._described())
+        return take_rows(features, extents, numbers)
 
     def first_number(self, symbol: str) -> int:
-        """The number of a symbol's first row, counted over all symbols."""
-        place = self._places[symbol]
-        before = self._shards[: self._shards.index(place.shard)]
-        return sum(shard.layout.rows for shard in before) + place.start
+        """The number of a symbol's first row."""
+        return self._firsts[symbol]
 
     @property
     def span(self) -> tuple[int, int]:
-        """UTC ns of the first and the last row that were written."""
+        """UTC ns of the first and the last row that were written or kept."""
         places = self._places.values()
         return min(p.first_time for p in places), max(p.last_time for p in places)
 
@@ -176,13 +224,13 @@ class DatasetWriter:
             if block.dtype != dtype or block.shape != shape:
                 expected, got = f"{np.dtype(dtype)} {shape}", f"{block.dtype} {block.shape}"
                 problem = Problem(f"{name} have another shape or type", expected=expected, got=got)
-        if place is None or place.written + n > place.rows:
-            planned = 0 if place is None else place.rows
+        if place is None or place.written + n > place.to_write:
+            planned = 0 if place is None else place.to_write
             written = 0 if place is None else place.written
             problem = Problem(
                 "more rows than planned", expected=f"{planned} rows", got=f"{written + n} rows"
             )
-        elif (place.written and time[0] <= place.last_time) or (np.diff(time) <= 0).any():
+        elif (place.written and time[0] <= place.latest) or (np.diff(time) <= 0).any():
             problem = Problem(
                 "times do not increase", expected="rows sorted by time, each time once"
             )
@@ -201,12 +249,14 @@ class DatasetWriter:
         scaling: Mapping[str, Any] | None,
         versions: Mapping[str, str],
         files: Mapping[str, bytes | Path],
+        state: Path | None = None,
     ) -> Dataset:
         """Makes the generation current, all of it or nothing, and opens it.
 
         `pipeline` is its YAML text, `fingerprints` those of pipeline and data, `cuts` the UTC ns at
         which validation and test start, `embargo` the bars skipped after a cut, `window_max` the
-        longest window. `files` go beside the manifest: bytes, or a file to copy, by name.
+        longest window. `files` go beside the manifest: bytes, or a file to copy, by name. From the
+        file `state` a later build goes on.
 
         Raises:
             DatasetError: when rows of the plan are missing, or the disk is full.
@@ -214,12 +264,12 @@ class DatasetWriter:
         problems = [
             Problem(
                 "rows of the plan were not written",
-                where=f"symbol {place.name!r}, {self.root}",
-                expected=f"{place.rows} rows",
+                where=f"symbol {symbol!r}, {self.root}",
+                expected=f"{place.to_write} rows",
                 got=f"{place.written} rows",
             )
-            for place in self._places.values()
-            if place.written < place.rows
+            for symbol, place in self._places.items()
+            if place.written < place.to_write
         ]
         if cuts[0] > cuts[1]:
             starts = [f"{np.datetime64(cut, 'ns')}" for cut in cuts]
@@ -236,58 +286,89 @@ class DatasetWriter:
             raise DatasetError(*problems)
         with disk(self.root):
             manifest = Manifest(
-                generation=self._staging.number,
+                generation=self.staging.number,
                 name=name,
                 features=self.features,
                 targets=self.targets,
-                rows=sum(place.rows for place in self._places.values()),
-                symbols=tuple(symbol for symbol, _ in self.plan),
+                rows=sum(planned.rows for planned in self.plan),
+                symbols=tuple(planned.symbol for planned in self.plan),
                 segments=tuple(self._segments()),
                 cuts=cuts,
                 embargo=embargo,
                 horizon=max((target.horizon for target in self.targets), default=0),
                 window_max=window_max,
                 splits={},
-                shards=tuple(self._described(shard) for shard in self._shards),
-                files={each: self._staging.store(each, files[each]) for each in sorted(files)},
+                shards=self._described(),
+                files={each: self.staging.store(each, files[each]) for each in sorted(files)},
+                state=None if state is None else self.staging.store_state(state),
+                pieces={symbol: place.digest.pieces for symbol, place in self._places.items()},
                 data_digest=self.data_digest(cuts, embargo),
                 fingerprints=fingerprints,
                 pipeline=pipeline,
                 scaling=scaling,
                 versions=versions,
             )
-            mapped = map_shards(self._staging.shards, manifest)
-            draft = Dataset(self.root, self._staging.generation, manifest, mapped)
+            kept, written = self.root / "shards", self.staging.shards
+            mine = {shard.path.name for shard in self._shards}
+            paths = [(written if s.file in mine else kept) / s.file for s in manifest.shards]
+            mapped = map_shards(paths, manifest)
+            draft = Dataset(self.root, self.staging.generation, manifest, mapped)
             manifest = replace(manifest, splits=_count(draft))
-            write_synced(self._staging.generation / MANIFEST, manifest.to_json().encode())
-            return Dataset(self.root, self._staging.publish(), manifest, mapped)
+            write_synced(self.staging.generation / MANIFEST, manifest.to_json().encode())
+            return Dataset(self.root, self.staging.publish(), manifest, mapped)
 
     def _segments(self) -> Iterator[Segment]:
-        start = 0
-        for place in self._places.values():
-            for first, stop in pairwise([*place.segments, place.rows]):
-                yield Segment(place.name, start + first, stop - first)
-            start += place.rows
+        for symbol, place in self._places.items():
+            start = self.first_number(symbol)
+            for first, stop in pairwise([*place.segments, place.planned.rows]):
+                yield Segment(symbol, start + first, stop - first)
 
-    def _described(self, shard: ShardFile) -> Shard:
-        symbols = [
-            ShardRows(place.name, place.start, place.rows, place.first_time, place.last_time)
-            for place in self._places.values()
-            if place.shard is shard
-        ]
-        return Shard(
-            shard.path.name, shard.layout.rows, shard.layout.bytes, shard.digest, tuple(symbols)
-        )
+    def _kept_shards(self) -> list[Shard | None]:
+        """The shards of the generation before with what of them is kept, or None for nothing."""
+        if self.base is None:
+            return []
+        kept = {planned.symbol: planned.kept for planned in self.plan}
+        found = []
+        for shard in self.base.manifest.shards:
+            parts = tuple(p for p in shard.symbols if p.first + p.halo < kept.get(p.symbol, 0))
+            found.append(replace(shard, symbols=parts) if parts else None)
+        return found
+
+    def _described(self) -> tuple[Shard, ...]:
+        shards = [shard for shard in self._kept_shards() if shard is not None]
+        for file in self._shards:
+            symbols = [
+                ShardRows(
+                    symbol,
+                    place.start,
+                    place.to_write,
+                    place.planned.first,
+                    place.planned.halo,
+                    place.first_written,
+                    place.last_time,
+                )
+                for symbol, place in self._places.items()
+                if place.shard is file
+            ]
+            shards.append(
+                Shard(
+                    file.path.name,
+                    file.layout.build,
+                    file.layout.rows,
+                    file.layout.bytes,
+                    file.hashed.whole,
+                    file.hashed.blocks,
+                    tuple(symbols),
+                )
+            )
+        return tuple(shards)
 
     def data_digest(self, cuts: tuple[int, int], embargo: int) -> str:
         """Names the logical content of what was written, whichever files or blocks made it."""
         content = {
             "features": [feature.name for feature in self.features],
             "targets": [asdict(target) for target in self.targets],
-            "rows": [
-                [place.name, {name: each.hexdigest() for name, each in place.digests.items()}]
-                for place in self._places.values()
-            ],
+            "rows": [[symbol, place.digest.pieces] for symbol, place in self._places.items()],
             "segments": list(self._segments()),
             "cuts": cuts,
             "embargo": embargo,
@@ -299,32 +380,64 @@ class DatasetWriter:
 class _Place:
     """Where the rows of a symbol go, and what those that came so far have shown."""
 
-    name: str
-    shard: ShardFile
-    start: int
-    rows: int
+    planned: Planned
+    digest: RowDigest
+    shard: ShardFile | None = None
+    start: int = 0
     written: int = 0
-    first_time: int = 0
-    last_time: int = 0
+    first_time: int = 0  # of the symbol
+    first_written: int = 0  # time of the first row that was written
+    latest: int = 0  # time of the last one
+    last_time: int = 0  # of the symbol
     segments: list[int] = field(default_factory=list)
-    digests: dict[str, xxhash.xxh3_128] = field(
-        default_factory=lambda: {
-            name: xxhash.xxh3_128() for name in ("features", "targets", "time")
-        }
-    )
+
+    @staticmethod
+    def kept(planned: Planned, base: Dataset | None) -> _Place:
+        """A place whose kept rows are known."""
+        if base is None or not planned.kept:
+            return _Place(planned, RowDigest())
+        manifest, code = base.manifest, base.symbols.index(planned.symbol)
+        begin, stop = map(int, manifest.symbol_starts[code : code + 2])
+        if planned.kept == stop - begin == planned.rows:
+            digest = RowDigest.of(manifest.pieces[planned.symbol], planned.rows)
+        else:
+            digest = RowDigest(manifest.pieces[planned.symbol][: planned.kept // PIECE])
+            rest = base.read(begin + digest.rows, begin + planned.kept)
+            digest.update({"features": rest.features, "targets": rest.targets, "time": rest.time})
+        segments = [s.start - begin for s in manifest.segments if s.symbol == planned.symbol]
+        first, last = (base.read(begin + k, begin + k + 1) for k in (0, planned.kept - 1))
+        return _Place(
+            planned,
+            digest,
+            first_time=int(first.time[0]),
+            last_time=int(last.time[0]),
+            segments=[start for start in segments if start < planned.kept],
+        )
+
+    @property
+    def to_write(self) -> int:
+        """Rows that are written, the halo among them."""
+        return self.planned.rows - self.planned.first
 
     def note(self, rows: Mapping[str, NDArray[Any]], max_gap: int) -> None:
         """Counts and hashes the rows of a block, and finds the segments that start in it."""
-        time = rows["time"]
         if not self.written:
+            self.first_written = int(rows["time"][0])
+        number = self.planned.first + self.written
+        self.written += len(rows["time"])
+        self.latest = int(rows["time"][-1])
+        known = min(max(self.planned.kept - number, 0), len(rows["time"]))
+        if known == len(rows["time"]):
+            return
+        fresh = {name: block[known:] for name, block in rows.items()}
+        time, number = fresh["time"], number + known
+        if not number:
             self.first_time = self.last_time = int(time[0])
             self.segments.append(0)
         starts = np.flatnonzero(np.diff(time, prepend=self.last_time) > max_gap)
-        self.segments += [self.written + int(start) for start in starts]
-        self.written += len(time)
+        self.segments += [number + int(start) for start in starts]
         self.last_time = int(time[-1])
-        for name, digest in self.digests.items():
-            digest.update(rows[name].tobytes())
+        self.digest.update(fresh)
 
 
 def _count(dataset: Dataset) -> dict[str, Split]:

@@ -90,20 +90,17 @@ class Part:
         return max(1, BLOCK_BYTES // (4 * int(np.prod(self.shape))))
 
     def _read(self, symbol: str, numbers: Numbers) -> Block:
-        starts = self.dataset.manifest.shard_starts
-        code = int(np.searchsorted(starts, numbers[0], side="right")) - 1  # it holds the symbol
-        shard, start = self.dataset.shards[code], int(starts[code])
-        last: slice | NDArray[np.int64]
-        if self.window is None:
-            last = slice(numbers[0] - start, numbers[-1] + 1 - start)
-            features = shard.features[last]
-        else:
+        start = int(numbers[0])
+        rows = self.dataset.read(start, int(numbers[-1]) + (self.window or 1))
+        features, targets, time = rows.features, rows.targets, rows.time
+        if self.window is not None:
             first = np.asarray(numbers, np.int64) - start
             last = first + self.window - 1
-            features = shard.features[first[:, None] + np.arange(self.window)]
+            features = features[first[:, None] + np.arange(self.window)]
+            targets, time = targets[last], time[last]
         if self.scaled and self.dataset.scaling is not None:  # an export refuses it without one
             features = self.dataset.scaling.apply(features)
-        return Block(symbol, features, shard.targets[last], shard.time[last])
+        return Block(symbol, features, targets, time)
 
 
 def parts_of(

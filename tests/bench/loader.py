@@ -84,7 +84,7 @@ def against_copy(dataset: fk.Dataset, window: int) -> None:
     shards, repeats = dataset.shards, 10
     shards[0].arena.populate()
     features = [shard.features for shard in shards]
-    strip = Strip.of(features, dataset.manifest.shard_starts[:-1], shards[0].arena)
+    strip = Strip.of(features, dataset.manifest.extents, shards[0].arena)
     starts = dataset.starts("train", window)
     order = np.random.default_rng(window).permutation(starts)
     out = torch.zeros(BATCH, window, WIDTH)
