@@ -192,6 +192,14 @@ def test_a_state_of_pools_is_none_of_a_whole_shuffle(dataset: Dataset) -> None:
         dataset.loader(window=9, memory="pool", pool_rows=POOL).load_state_dict(state)
 
 
+def test_an_epoch_that_is_left_early_leaves_no_rows_to_the_next(dataset: Dataset) -> None:
+    options: dict[str, Any] = {"window": 9, "batch_size": 50, "memory": "pool", "pool_rows": POOL}
+    left, fresh = dataset.loader(**options), dataset.loader(**options)
+    next(iter(left))
+    fresh.set_epoch(1)
+    assert all(equal(a, b) for a, b in zip(left, fresh, strict=True))
+
+
 def test_a_pool_takes_the_memory_of_the_one_before(dataset: Dataset) -> None:
     loader = dataset.loader(window=9, batch_size=50, memory="pool", pool_rows=POOL, prefetch=0)
     next(iter(loader))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
+from rich.console import Console
+
+from featurekit.cli.terminal import progress, terminable
 
 
 @click.command("verify")
@@ -15,7 +19,9 @@ def command(dataset: Path, full: bool) -> None:
     from featurekit.dataset import open_dataset
 
     opened = open_dataset(dataset)
-    opened.verify(full=full)
+    console = Console(stderr=True)
+    with terminable(), progress(console) as tell:
+        opened.verify(full=full, progress=partial(tell, "blocks"))
     what = "every byte" if full else "sizes and headers"
     shards = len(opened.manifest.shards)
     click.echo(f"{opened.path}: {opened.rows:,} rows in {shards} shards, {what} as written")

@@ -36,15 +36,15 @@ class PoolReader:
         self.dataset, self.treatment, self.window = dataset, treatment, window
         self._layouts = [ShardLayout.of(s, dataset.manifest) for s in dataset.manifest.shards]
         self._memory: dict[str, NDArray[np.uint8]] = {}
-        self._pool = -1
+        self._held: tuple[Pools, int] | None = None  # the pool in memory, and of which epoch
 
     def pieces(self, pools: Pools, places: NDArray[np.int64]) -> Iterator[Piece]:
         """The windows at places of the epoch, pool by pool; each piece is to be copied at once."""
         for at, pool, starts in pools.pieces(places):
-            if pool != self._pool:
-                self._pool = -1  # if it cannot be read, it is not there
+            if self._held != (pools, pool):
+                self._held = None  # if it cannot be read, it is not there
                 self._rows = self._read(pools.spans(pool, self.window))
-                self._pool = pool
+                self._held = pools, pool
             yield at, self._rows, starts
 
     def _read(self, spans: NDArray[np.int64]) -> Rows:
@@ -59,6 +59,8 @@ class PoolReader:
         at = 0
         pieces: dict[int, list[tuple[int, Span]]] = {}  # of each shard: places in memory, rows
         for begin, stop in spans.tolist():
+            if self.dataset.blocks is not None:
+                self.dataset.blocks.rows(begin, stop)
             for span in self.dataset.manifest.extents.spans(begin, stop):
                 pieces.setdefault(span.shard, []).append((at, span))
                 at += span.rows

@@ -215,6 +215,26 @@ def extents_of(symbols: Sequence[str], shards: Sequence[Shard]) -> Extents:
     return Extents(spans)
 
 
+def data_digest(
+    names: Sequence[str],
+    targets: Sequence[Target],
+    pieces: Mapping[str, Sequence[str]],
+    segments: Sequence[Segment],
+    cuts: tuple[int, int],
+    embargo: int,
+) -> str:
+    """Names the logical content of a dataset, whichever files or blocks hold it."""
+    content = {
+        "features": names,
+        "targets": targets,
+        "pieces": sorted(pieces.items()),
+        "segments": segments,
+        "cuts": cuts,
+        "embargo": embargo,
+    }
+    return content_digest(content)
+
+
 def canonical_json(value: object) -> str:
     """One text for one value: sorted keys, no spaces, infinities as text.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -18,8 +18,9 @@ from featurekit.dataset.manifest import (
     Target,
     file_digest,
 )
-from featurekit.dataset.shard import MappedShard, damaged, map_shards, shard_paths, take_rows
+from featurekit.dataset.shard import MappedShard, damaged_shards, map_shards, shard_paths, take_rows
 from featurekit.dataset.tables import Rows, frame_of, rows_of
+from featurekit.dataset.verify import BlockCheck, damaged_files
 from featurekit.dataset.windows import SPLITS, Runs, split_rows
 from featurekit.errors import ConfigError, DatasetError, Problem
 
@@ -41,18 +42,38 @@ if TYPE_CHECKING:
     from featurekit.profile import Profile
     from featurekit.scaling import Scaling
 
+Verify: TypeAlias = Literal["size", "lazy", "full"]
 
-def open_dataset(path: str | Path) -> Dataset:
+
+def open_dataset(path: str | Path, *, verify: Verify = "size") -> Dataset:
     """The current generation of a dataset on disk; sizes and headers are checked, no row is read.
+
+    With `verify="lazy"` each block of rows is compared with its hash when it is first read, with
+    `verify="full"` every byte is now.
 
     Raises:
         DatasetError: when the directory is no dataset, or a file of it is missing, cut short or
             damaged.
+        ConfigError: when there is no such way to verify.
     """
+    if verify not in ("size", "lazy", "full"):
+        raise ConfigError(
+            Problem(
+                "there is no such way to verify a dataset",
+                expected="size | lazy | full",
+                got=repr(verify)[:80],
+                fix='verify="lazy"',
+            )
+        )
     root = Path(path)
     generation = root / current_generation(root)
     manifest = read_manifest(generation)
-    return Dataset(root, generation, manifest, map_shards(shard_paths(root, manifest), manifest))
+    shards = map_shards(shard_paths(root, manifest), manifest)
+    blocks = BlockCheck(root, manifest, shards) if verify == "lazy" else None
+    dataset = Dataset(root, generation, manifest, shards, blocks)
+    if verify == "full":
+        dataset.verify(full=True)
+    return dataset
 
 
 def current_generation(root: Path) -> str:
@@ -111,10 +132,15 @@ class Dataset:
     """
 
     def __init__(
-        self, path: Path, generation: Path, manifest: Manifest, shards: tuple[MappedShard, ...]
+        self,
+        path: Path,
+        generation: Path,
+        manifest: Manifest,
+        shards: tuple[MappedShard, ...],
+        blocks: BlockCheck | None = None,
     ) -> None:
         self.path, self.generation = path, generation
-        self.manifest, self.shards = manifest, shards
+        self.manifest, self.shards, self.blocks = manifest, shards, blocks
 
     def __repr__(self) -> str:
         return (
@@ -204,11 +230,15 @@ class Dataset:
 
     def take(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """A copy of the features `[n, F]` of rows, counted over all symbols."""
+        if self.blocks is not None:
+            self.blocks.windows(numbers, 1)
         features = [shard.features for shard in self.shards]
         return take_rows(features, self.manifest.extents, numbers)
 
     def read(self, first: int, stop: int) -> Rows:
         """The rows from one to before another: read-only views if they lie in one shard."""
+        if self.blocks is not None:
+            self.blocks.rows(first, stop)
         return rows_of(self.manifest, self.shards, first, stop)
 
     def subject(self, spec: AuditSpec | None = None) -> Subject:
@@ -264,7 +294,7 @@ class Dataset:
 
         Read-only views of the files, without a copy, where the dataset is one shard.
         """
-        return rows_of(self.manifest, self.shards)
+        return self.read(0, self.rows)
 
     def to_torch(self) -> Tensors:
         """All rows as tensors; of one shard without a copy.
@@ -273,6 +303,8 @@ class Dataset:
         """
         from featurekit.dataset.tensors import tensors_of  # brings torch
 
+        if self.blocks is not None:
+            self.blocks.all()
         shards = map_shards(shard_paths(self.path, self.manifest), self.manifest, writable=True)
         return tensors_of(rows_of(self.manifest, shards))
 
@@ -304,24 +336,24 @@ class Dataset:
             progress=progress,
         )
 
-    def verify(self, *, full: bool = False) -> None:
-        """Compares every file with the manifest: its size and header, and with `full` its hash.
+    def verify(
+        self, *, full: bool = False, progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Compares every file with the manifest: its size and header, and with `full` its hashes.
+
+        `progress` is told the blocks of the shards that were read, and all of them.
 
         Raises:
-            DatasetError: naming each damaged file, its symbols and its times.
+            DatasetError: naming each damaged file, of shards each damaged block with its symbols
+                and times.
         """
-        map_shards(shard_paths(self.path, self.manifest), self.manifest)
-        problems = []
-        for name, stored in self.manifest.files.items():
-            path = self.generation / name
-            size = path.stat().st_size if path.is_file() else -1
-            if size != stored.bytes or (full and file_digest(path) != stored.xxh3_128):
-                problems.append(Problem(f"the file {name} is damaged or missing", where=str(path)))
-        for shard in self.manifest.shards if full else ():
-            path = self.path / "shards" / shard.file
-            found = file_digest(path)
-            if found != shard.xxh3_128:
-                problems.append(damaged(path, shard, f"xxh3_128 {shard.xxh3_128}", found))
+        problems = [
+            *damaged_shards(shard_paths(self.path, self.manifest), self.manifest),
+            *damaged_files(self.path, self.generation, self.manifest, full=full),
+        ]
+        if full:
+            blocks = BlockCheck(self.path, self.manifest, self.shards)
+            problems += blocks.damaged(progress)
         if problems:
             raise DatasetError(*problems)
 
@@ -459,6 +491,8 @@ class Dataset:
         """Rows at which the splits of each symbol start, and the row after it: `[symbols, 4]`."""
         first = self.manifest.symbol_starts
         bounds = np.repeat(first[:-1, None], len(SPLITS) + 1, axis=1)
+        if self.blocks is not None:
+            self.blocks.rest()
         for code, (begin, stop) in enumerate(pairwise(first.tolist())):
             for shard, start, rows in self.manifest.extents.spans(begin, stop):
                 time = self.shards[shard].time[start : start + rows]

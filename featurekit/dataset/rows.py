@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from featurekit.dataset.reader import Dataset
     from featurekit.dataset.treatment import Treatment
+    from featurekit.dataset.verify import BlockCheck
 
 _CHUNK = 8192  # rows that are treated at once
 
@@ -40,8 +41,9 @@ class Rows:
         targets: Strip,
         time: Strip,
         treatment: Treatment | None,
+        blocks: BlockCheck | None = None,
     ) -> None:
-        self.dataset = dataset
+        self.dataset, self.blocks = dataset, blocks
         self.features, self.targets, self.time = features, targets, time
         self.treatment = treatment if treatment is not None and treatment.changes else None
 
@@ -57,7 +59,7 @@ class Rows:
                 [halves(shard.time) for shard in shards],
             )
         )
-        return Rows(dataset, features, targets, time, treatment)
+        return Rows(dataset, features, targets, time, treatment, dataset.blocks)
 
     @staticmethod
     def resident(dataset: Dataset, treatment: Treatment, device: torch.device) -> Rows:
@@ -86,6 +88,8 @@ class Rows:
     ) -> None:
         """Fills tensors from the windows that start at rows, counted over all symbols."""
         last = starts + x_BTF.shape[1] - 1
+        if self.blocks is not None:
+            self.blocks.windows(starts, x_BTF.shape[1])
         if self.treatment is None:
             self.features.windows(starts, x_BTF)
         else:
@@ -128,6 +132,8 @@ def batch_of(
 
 def _table(dataset: Dataset, treatment: Treatment, device: torch.device) -> torch.Tensor:
     """All rows, treated, as one flat tensor on the device."""
+    if dataset.blocks is not None:
+        dataset.blocks.all()
     width = len(dataset.names)
     table = torch.empty(dataset.rows * width, dtype=treatment.dtype, device=device)
     at = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from io import FileIO
@@ -222,15 +223,21 @@ def map_shards(
         DatasetError: when a shard is missing, has another size or another header; all of them at
             once.
     """
-    layouts = [ShardLayout.of(shard, manifest) for shard in manifest.shards]
-    found = map(_damage, paths, manifest.shards, layouts)
-    if problems := [problem for problem in found if problem]:
+    if problems := damaged_shards(paths, manifest):
         raise DatasetError(*problems)
+    layouts = [ShardLayout.of(shard, manifest) for shard in manifest.shards]
     arena = Arena(paths)
     return tuple(
         MappedShard(**layout.arrays(file, writable=writable), arena=arena)
         for layout, file in zip(layouts, arena.files, strict=True)
     )
+
+
+def damaged_shards(paths: Sequence[Path], manifest: Manifest) -> list[Problem]:
+    """What of the size and the header of each shard is not as its manifest says."""
+    layouts = [ShardLayout.of(shard, manifest) for shard in manifest.shards]
+    found = map(_damage, paths, manifest.shards, layouts)
+    return [problem for problem in found if problem]
 
 
 def _damage(path: Path, shard: Shard, layout: ShardLayout) -> Problem | None:
@@ -243,20 +250,43 @@ def _damage(path: Path, shard: Shard, layout: ShardLayout) -> Problem | None:
     if not size == shard.bytes == layout.bytes:
         return damaged(path, shard, f"{shard.bytes} bytes", f"{size} bytes")
     if header != layout.header:
-        return damaged(path, shard, "the header that the manifest describes", "another header")
+        return damaged(path, shard, "the header that was written", _whose(header))
     return None
+
+
+def _whose(header: bytes) -> str:
+    """Whose header this is, as far as it can be told."""
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
+        of = json.loads(header[8:])["__metadata__"]
+        return f"that of {str(of['file'])[:80]} of the build {str(of['build'])[:40]}"
+    return "another header"
 
 
 def damaged(path: Path, shard: Shard, expected: str, got: str) -> Problem:
     """What is wrong with a shard, the symbols and times it holds, and what mends it."""
-    names = ", ".join(part.symbol for part in shard.symbols[:5])
-    more = f" and {len(shard.symbols) - 5} more" if len(shard.symbols) > 5 else ""
-    first = np.datetime64(min(part.first_time for part in shard.symbols), "ns").astype("M8[s]")
-    last = np.datetime64(max(part.last_time for part in shard.symbols), "ns").astype("M8[s]")
     return Problem(
         f"the shard {shard.file} is damaged",
-        where=f"{path}: {names}{more}, {first} to {last} UTC",
+        where=f"{path}: {stretch(shard, 0, shard.rows)}",
         expected=expected,
         got=got,
-        fix="build the dataset again, or copy this file again from where it came",
+        fix="featurekit build PIPELINE   # builds again what is damaged",
     )
+
+
+def stretch(shard: Shard, first: int, stop: int, time: NDArray[np.int64] | None = None) -> str:
+    """Symbols and times of the rows of a shard from one to before another.
+
+    Without `time`, that of the shard's rows, times are of whole symbols.
+    """
+    parts = [p for p in shard.symbols if p.start < stop and p.start + p.rows > first]
+    if not parts:
+        return "rows that nobody reads"
+    names = ", ".join(part.symbol for part in parts[:5])
+    more = f" and {len(parts) - 5} more" if len(parts) > 5 else ""
+    begin, end = min(p.first_time for p in parts), max(p.last_time for p in parts)
+    if time is not None and len(parts) == 1:
+        part = parts[0]
+        rows = max(first, part.start), min(stop, part.start + part.rows) - 1
+        begin, end = (min(max(int(time[row]), begin), end) for row in rows)
+    since, until = (np.datetime64(each, "ns").astype("M8[s]") for each in (begin, end))
+    return f"{names}{more}, {since} to {until} UTC"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +19,7 @@ from featurekit.dataset.manifest import (
     ShardRows,
     Split,
     Target,
-    content_digest,
+    data_digest,
     extents_of,
 )
 from featurekit.dataset.reader import Dataset
@@ -301,7 +301,7 @@ class DatasetWriter:
                 shards=self._described(),
                 files={each: self.staging.store(each, files[each]) for each in sorted(files)},
                 state=None if state is None else self.staging.store_state(state),
-                pieces={symbol: place.digest.pieces for symbol, place in self._places.items()},
+                pieces=self._pieces(),
                 data_digest=self.data_digest(cuts, embargo),
                 fingerprints=fingerprints,
                 pipeline=pipeline,
@@ -365,15 +365,11 @@ class DatasetWriter:
 
     def data_digest(self, cuts: tuple[int, int], embargo: int) -> str:
         """Names the logical content of what was written, whichever files or blocks made it."""
-        content = {
-            "features": [feature.name for feature in self.features],
-            "targets": [asdict(target) for target in self.targets],
-            "rows": [[symbol, place.digest.pieces] for symbol, place in self._places.items()],
-            "segments": list(self._segments()),
-            "cuts": cuts,
-            "embargo": embargo,
-        }
-        return content_digest(content)
+        names, pieces = [feature.name for feature in self.features], self._pieces()
+        return data_digest(names, self.targets, pieces, list(self._segments()), cuts, embargo)
+
+    def _pieces(self) -> dict[str, tuple[str, ...]]:
+        return {symbol: place.digest.pieces for symbol, place in self._places.items()}
 
 
 @dataclass(slots=True)
