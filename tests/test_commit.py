@@ -255,7 +255,7 @@ def dies_at(root: Path, step: int, monkeypatch: pytest.MonkeyPatch, killed: bool
         patched.setattr(Path, "replace", dying(Path.replace))
         patched.setattr(staging.shutil, "rmtree", dying(staging.shutil.rmtree))
         if killed:
-            patched.setattr(staging.Staging, "_remove_unpublished", lambda self: None)
+            patched.setattr(staging.Staging, "_clean", lambda self, *_: None)
         try:
             build(root)
         except KeyboardInterrupt:

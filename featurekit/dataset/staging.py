@@ -6,9 +6,10 @@
 3. `CURRENT` is replaced. It is a file and not a link, as a file can be replaced atomically on every
    file system and in every object store. Readers follow nothing else.
 
-A build that fails before 3 leaves the old generation as it was, and removes what it wrote; where it
-was killed, the next build does. Older generations stay until someone deletes them: somebody may be
-reading them.
+A build that ends before 3 leaves the old generation as it was. Whenever some of its shards are
+finished it notes how far it is, in `checkpoint-N/`: if it is then killed, or the disk is full, the
+next build of the same fingerprint goes on from there. Whatever else it wrote is removed, by itself
+or by the next build. Older generations stay until they are pruned: somebody may be reading them.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ from featurekit.dataset.manifest import (
     StoredFile,
     file_digest,
 )
-from featurekit.errors import DatasetError, Problem
+from featurekit.errors import ConfigError, DataError, DatasetError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from types import TracebackType
 
 KINDS = ("shards", "state")  # what is shared by generations: files that begin with their number
+CHECKPOINT = "checkpoint-"
 _FINGERPRINT = re.compile(r"[0-9A-Za-z_-]{1,80}")
 
 
@@ -65,32 +68,61 @@ class Staging:
             _refuse_foreign(self.root)
             self._made_root = not self.root.exists()
             self.root.mkdir(parents=True, exist_ok=True)
-            opened.enter_context(_lock(self.root))
-            opened.callback(self._remove_unpublished)
-            _remove_leftovers(self.root)
-            self.number = _last_number(self.root) + 1
+            opened.enter_context(lock(self.root))
+            opened.push(self._clean)
+            _remove_leftovers(self.root, keep=self.path)
+            self.number = last_number(self.root) + 1
             self.shards = self.path / "shards"
             self.generation = self.path / f"gen-{self.number:06d}"
-            self.shards.mkdir(parents=True)
+            self.shards.mkdir(parents=True, exist_ok=True)
             self.generation.mkdir()
             write_synced(self.path / "CURRENT", f"{self.generation.name}\n".encode())
             self._locked = opened.pop_all()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._locked.close()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._locked.__exit__(kind, error, trace)
 
-    def _remove_unpublished(self) -> None:
-        """Removes what this build has written and nobody reads; none of it if it was published."""
+    def _clean(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Removes what this build has written and nobody reads; none of it if it was published.
+
+        Where what was wrong lies in the input, no later build goes on from here.
+        """
+        refused = kind is not None and issubclass(kind, (DataError, ConfigError))
         with suppress(OSError):  # what cannot be removed is left to the next build
-            _remove_leftovers(self.root)
-            if not (self.root / "CURRENT").exists():
-                for kind in KINDS:
-                    if (self.root / kind).exists():
-                        (self.root / kind).rmdir()
+            _remove_leftovers(self.root, keep=None if refused else self.path)
+            if not (self.root / "CURRENT").exists() and not self.path.exists():
+                for kept in KINDS:
+                    if (self.root / kept).exists():
+                        (self.root / kept).rmdir()
                 (self.root / ".lock").unlink()
                 if self._made_root:
                     self.root.rmdir()
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """How far a build of this fingerprint came that did not end, if it noted it."""
+        found = sorted(self.path.glob(f"{CHECKPOINT}*"))
+        return found[-1] if found else None
+
+    def note(self, finished: int, files: Mapping[str, bytes | Path]) -> None:
+        """Notes how far this build is, with so many shards finished, in place of before."""
+        new, before = self.path / "noting", self.checkpoint
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+        for name, content in files.items():
+            _put(new / name, content)
+        sync(new)
+        sync(self.shards)
+        new.rename(self.path / f"{CHECKPOINT}{finished:05d}")
+        sync(self.path)
+        if before is not None:
+            shutil.rmtree(before)
 
     def store(self, name: str, content: bytes | Path) -> StoredFile:
         """Puts bytes, or a copy of a file, beside the manifest.
@@ -107,22 +139,11 @@ class Staging:
                     fix='files={"audit.json": ...}',
                 )
             )
-        path = self.generation / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, bytes):
-            write_synced(path, content)
-        else:
-            shutil.copyfile(content, path)
-            sync(path)
-        return StoredFile(path.stat().st_size, file_digest(path))
+        return _put(self.generation / name, content)
 
     def store_state(self, content: Path) -> StoredFile:
         """Puts a copy of a file beside those that earlier generations left for a later build."""
-        path = self.path / "state" / f"{self.number:06d}.safetensors"
-        path.parent.mkdir(exist_ok=True)
-        shutil.copyfile(content, path)
-        sync(path)
-        return StoredFile(path.stat().st_size, file_digest(path))
+        return _put(self.path / "state" / f"{self.number:06d}.safetensors", content)
 
     def publish(self) -> Path:
         """Makes the generation current, and returns its directory."""
@@ -141,6 +162,16 @@ class Staging:
         sync(self.root)
         shutil.rmtree(self.path)
         return published
+
+
+def _put(path: Path, content: bytes | Path) -> StoredFile:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        write_synced(path, content)
+    else:
+        shutil.copyfile(content, path)
+        sync(path)
+    return StoredFile(path.stat().st_size, file_digest(path))
 
 
 @contextmanager
@@ -211,13 +242,15 @@ def _is_staging(path: Path) -> bool:
     if prefix != ".staging" or not _FINGERPRINT.fullmatch(fingerprint):
         return False
     return path.is_dir() and all(
-        each.name in ("CURRENT", *KINDS) or GENERATION.fullmatch(each.name)
+        each.name in ("CURRENT", "noting", *KINDS)
+        or GENERATION.fullmatch(each.name)
+        or each.name.startswith(CHECKPOINT)
         for each in path.iterdir()
     )
 
 
 @contextmanager
-def _lock(root: Path) -> Iterator[None]:
+def lock(root: Path) -> Iterator[None]:
     """Keeps other builds out; the kernel gives the lock back however this process ends."""
     descriptor = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -241,24 +274,36 @@ def _lock(root: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _remove_leftovers(root: Path) -> None:
-    """Removes what interrupted builds left.
+def _remove_leftovers(root: Path, keep: Path | None = None) -> None:
+    """Removes what interrupted builds left, but of the staging directory `keep` what is finished.
 
     A staging directory holds its `CURRENT` until that is published, so what one with a `CURRENT`
     has already renamed into its place was never read.
     """
     for staging in filter(_is_staging, list(root.iterdir())):
+        checkpoints = list(staging.glob(f"{CHECKPOINT}*"))
+        kept = staging == keep and bool(checkpoints)
         if (staging / "CURRENT").is_file():
             found = GENERATION.fullmatch((staging / "CURRENT").read_text().strip())
             if found:
                 for kind in KINDS:
                     for file in (root / kind).glob(f"{found[1]}[-.]*"):
-                        file.unlink()
+                        if kept and kind == "shards":
+                            file.rename(staging / kind / file.name)
+                        else:
+                            file.unlink()
                 shutil.rmtree(root / found[0], ignore_errors=True)
-        shutil.rmtree(staging)
+        if not kept:
+            shutil.rmtree(staging)
+            continue
+        for path in staging.iterdir():
+            if path.name == "CURRENT":
+                path.unlink()
+            elif path.name != "shards" and path not in checkpoints:
+                shutil.rmtree(path)
 
 
-def _last_number(root: Path) -> int:
+def last_number(root: Path) -> int:
     """The highest number that a generation or a shard has had; 0 if none."""
     paths = [*root.glob("gen-*"), *root.glob("shards/*")]
     found = [GENERATION.fullmatch(path.name) or SHARD_FILE.fullmatch(path.name) for path in paths]

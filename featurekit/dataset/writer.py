@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import json
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from featurekit.feature import Feature
 
 SHARD_BYTES = 256 * 2**20
+NOTED = "writer.json"
 
 
 class Planned(NamedTuple):
@@ -127,6 +129,57 @@ class DatasetWriter:
     def __exit__(self, *error: object) -> None:
         self._opened.close()
 
+    @property
+    def finished(self) -> int:
+        """Shards whose every row was written, of those before the first that lacks one."""
+        lacking = (k for k, shard in enumerate(self._shards) if not shard.finished)
+        return next(lacking, len(self._shards))
+
+    @property
+    def shards(self) -> int:
+        """Number of shards that are written."""
+        return len(self._shards)
+
+    def note(self, files: Mapping[str, bytes | Path]) -> None:
+        """Notes which shards are finished, with files of the caller's, for `resume`.
+
+        Raises:
+            DatasetError: when the disk is full.
+        """
+        shards = self._shards[: self.finished]
+        noted = {
+            "shards": [[shard.hashed.whole, shard.hashed.blocks] for shard in shards],
+            "places": {
+                symbol: place.noted()
+                for symbol, place in self._places.items()
+                if place.shard in shards
+            },
+        }
+        with disk(self.root):
+            self.staging.note(len(shards), {**files, NOTED: json.dumps(noted).encode()})
+
+    def resume(self) -> Path | None:
+        """Takes over what a build that was interrupted has noted: the directory of its files.
+
+        Its finished shards are read again; if one is damaged, or nothing was noted, it is None.
+        """
+        directory = self.staging.checkpoint
+        noted: dict[str, Any] = {"shards": [], "places": {}}
+        if directory is not None:
+            with suppress(OSError, ValueError):
+                noted = json.loads((directory / NOTED).read_bytes())
+        shards = self._shards[: len(noted["shards"])]
+        if not all(
+            shard.take_over(whole, blocks)
+            for shard, (whole, blocks) in zip(shards, noted["shards"], strict=True)
+        ):
+            noted, shards = {"shards": [], "places": {}}, []
+        for symbol, place in noted["places"].items():
+            self._places[symbol].take_over(place)
+        for shard in self._shards[len(shards) :]:
+            shard.path.unlink(missing_ok=True)
+        return directory if shards else None
+
     def _place_symbols(self, opened: ExitStack) -> None:
         names = tuple(f.name for f in self.features), tuple(t.name for t in self.targets)
         row_bytes = sum(t.row_bytes for t in ShardLayout(1, *names).tensors.values())
@@ -180,12 +233,6 @@ class DatasetWriter:
         with disk(place.shard.path):
             place.shard.write(place.start + place.written, rows)
         place.note(rows, self.max_gap)
-
-    @property
-    def finished(self) -> int:
-        """Shards whose every row was written, of those before the first that lacks one."""
-        lacking = (k for k, shard in enumerate(self._shards) if not shard.finished)
-        return next(lacking, len(self._shards))
 
     def take(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """The features `[n, F]` of rows that were written or kept, by their numbers."""
@@ -409,6 +456,18 @@ class _Place:
             last_time=int(last.time[0]),
             segments=[start for start in segments if start < planned.kept],
         )
+
+    def noted(self) -> dict[str, Any]:
+        """What `take_over` needs, as plain values; every row was written."""
+        names = ("first_time", "first_written", "last_time", "segments")
+        return {"pieces": self.digest.pieces, **{name: getattr(self, name) for name in names}}
+
+    def take_over(self, noted: Mapping[str, Any]) -> None:
+        """All rows were written by a build that was interrupted."""
+        self.digest = RowDigest.of(noted["pieces"], self.planned.rows)
+        self.written, self.latest = self.to_write, noted["last_time"]
+        self.first_time, self.last_time = noted["first_time"], noted["last_time"]
+        self.first_written, self.segments = noted["first_written"], noted["segments"]
 
     @property
     def to_write(self) -> int:
