@@ -210,6 +210,14 @@ class ProfileGrid:
         self._profiles: dict[Cell, Profile] = {}
         self._samplers: dict[tuple[str, tuple[str, ...]], Sampler] = {}
 
+    @staticmethod
+    def of(cells: Cells, splits: Sequence[str]) -> ProfileGrid:
+        """Goes on from what had been added to another grid of these splits."""
+        grid = ProfileGrid(cells.names, splits, cells.slices, cells.chunks)
+        grid._profiles = dict(cells.profiles)
+        grid._samplers = {key: Sampler(sample) for key, sample in cells.samples.items()}
+        return grid
+
     def update(
         self,
         rows: F4,

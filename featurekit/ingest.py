@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import polars as pl
-import xxhash
 
 from featurekit.canonical import Source
 from featurekit.errors import ConfigError, DataError, Problem
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from featurekit.sections import Bars, Fills
 
 BARS_SCHEMA, FILLS_SCHEMA = "schemas/bars.yaml", "schemas/fills.yaml"
-PIECE = 262_144  # rows hashed at a time
 ROUNDS = 10  # of setting aside, after which what still fails cannot be mended by it
 LISTED = 10
 
@@ -46,7 +44,6 @@ class Ingested:
     fills: pl.DataFrame | None
     quarantined: dict[str, pl.DataFrame]
     notes: tuple[str, ...]
-    fingerprint: str
 
 
 def ingest(
@@ -96,7 +93,7 @@ def ingest(
     ):
         why = "the pipeline names no fills" if fills is None else "the file of fills has no rows"
         notes.append(f"{why}: the position block is that of an account that never trades")
-    return Ingested(bars, fills, quarantined, tuple(notes), _fingerprint(bars, fills))
+    return Ingested(bars, fills, quarantined, tuple(notes))
 
 
 def _mapped(rows: pl.LazyFrame, directory: Path) -> pl.DataFrame:
@@ -289,14 +286,3 @@ def _warnings(violations: pl.DataFrame, what: str) -> list[str]:
         f"first {symbol} {time:%Y-%m-%d %H:%M}"
         for check, column, count, symbol, time in counts.rows()
     ]
-
-
-def _fingerprint(bars: pl.DataFrame, fills: pl.DataFrame | None) -> str:
-    """Hash of the values, whatever file they came from."""
-    digest = xxhash.xxh3_128()
-    for frame in (bars, fills) if fills is not None else (bars,):
-        digest.update(",".join(frame.columns).encode())
-        for start in range(0, frame.height, PIECE):
-            hashed = frame.slice(start, PIECE).hash_rows(seed=0).to_numpy()
-            digest.update(np.ascontiguousarray(hashed).data)
-    return digest.hexdigest()

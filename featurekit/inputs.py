@@ -123,7 +123,7 @@ class InputTable:
         zone: str,
         replay: AccountReplay,
     ) -> None:
-        self.closes, self._zone, self._replay = closes, zone, replay
+        self.closes, self._zone, self.replay = closes, zone, replay
         self._places = {name: at for at, name in enumerate(names)}
         self._read = 0
         symbol = bars["symbol"][0] if bars.height else ""
@@ -164,7 +164,7 @@ class InputTable:
         if not self._places.keys().isdisjoint(CLOCK_COLUMNS):
             self._put(inputs, dict(zip(CLOCK_COLUMNS, clock(closes, self._zone), strict=True)))
         if not self._places.keys().isdisjoint(ACCOUNT_COLUMNS):
-            account = self._replay.columns(closes)
+            account = self.replay.columns(closes)
             self._put(inputs, dict(zip(ACCOUNT_COLUMNS, account, strict=True)))
         return inputs
 

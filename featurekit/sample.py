@@ -77,14 +77,15 @@ class RowSample:
 
 
 class Sampler:
-    """Draws a RowSample from rows that come in pieces."""
+    """Draws a RowSample from rows that come in pieces, after those of a sample."""
 
-    def __init__(self) -> None:
-        self._sample = RowSample.empty()
+    def __init__(self, before: RowSample | None = None) -> None:
+        self._sample = RowSample.empty() if before is None else before
         self._keys: list[NDArray[np.uint64]] = []
         self._numbers: list[NDArray[np.int64]] = []
-        self._waiting, self._seen = 0, 0
-        self._largest = np.uint64(MASK)
+        self._waiting, self._seen = 0, self._sample.seen
+        full = len(self._sample) == SIZE
+        self._largest = self._sample.keys[-1] if full else np.uint64(MASK)
 
     def add(self, keys: NDArray[np.uint64], numbers: NDArray[np.int64]) -> None:
         """Looks at more rows."""

@@ -132,7 +132,7 @@ def _scan(
     source: Source, required: tuple[str, ...], optional: tuple[str, ...], *, further_numbers: bool
 ) -> pl.LazyFrame:
     with readable(source):
-        files = _files(source.path)
+        files = source_files(source.path)
         raw = pl.concat([_open(file) for file in files]).with_row_index(ROW)
         # Nothing traded is an account too; without bars there is nothing to compute.
         if further_numbers and raw.head(1).collect().is_empty():
@@ -148,7 +148,13 @@ def _scan(
         return canonical(raw, source, required, optional, further_numbers=further_numbers)
 
 
-def _files(path: str) -> list[str]:
+def source_files(path: str) -> list[str]:
+    """The files of a path: one file, those of a directory or of a pattern, sorted.
+
+    Raises:
+        DataError: when there is none.
+        ConfigError: when it is the address of something else.
+    """
     if path.startswith(("http:", "https:", "s3:")):
         raise ConfigError(
             Problem(

@@ -27,29 +27,43 @@ if TYPE_CHECKING:
     show_default=True,
     help="What to do with bars that break their schema.",
 )
+@click.option("--resplit", is_flag=True, help="Cut the splits and fit the scaling anew.")
+@click.option(
+    "--verify",
+    type=click.Choice(["size", "full"]),
+    default="size",
+    show_default=True,
+    help="How to look for damage in what is there already.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
-    pipeline: Path, out: Path | None, on_bad: Literal["fail", "quarantine"], as_json: bool
+    pipeline: Path,
+    out: Path | None,
+    on_bad: Literal["fail", "quarantine"],
+    resplit: bool,
+    verify: Literal["size", "full"],
+    as_json: bool,
 ) -> None:
-    """Builds the dataset of a PIPELINE file.
+    """Builds the dataset of a PIPELINE file, or adds to it what is new.
 
     Exits with 1 when the audit's gate is breached (the dataset is there all the same), with 2 when
     nothing could be built.
     """
+    from featurekit.audit.report import BREACH
     from featurekit.build import build
     from featurekit.pipeline import Pipeline
 
     parsed = Pipeline.from_yaml(pipeline)
     console = Console(stderr=True)
     with terminable(), progress(console) as tell:
-        built = build(parsed, out=out, on_bad=on_bad, progress=tell)
+        built = build(parsed, out=out, on_bad=on_bad, resplit=resplit, verify=verify, progress=tell)
     for note in built.notes:
         console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
     if as_json:
         click.echo(json.dumps(_summary(built)))
     else:
         _print(built)
-    sys.exit(int(built.audit.breaches(parsed.audit.fail_on)))
+    sys.exit(int(built.verdict in BREACH[parsed.audit.fail_on]))
 
 
 def _summary(built: Build) -> dict[str, object]:
@@ -61,7 +75,8 @@ def _summary(built: Build) -> dict[str, object]:
         "symbols": len(dataset.symbols),
         "windows": sum(split.windows for split in dataset.splits.values()),
         "quarantined": built.quarantined,
-        "verdict": built.audit.verdict,
+        "verdict": built.verdict,
+        "up_to_date": built.up_to_date,
         "seconds": round(built.seconds, 3),
     }
 
@@ -71,6 +86,16 @@ def _print(built: Build) -> None:
 
     dataset = built.dataset
     console = Console(highlight=False)
+    if built.report is None:
+        console.print(
+            Text.assemble(
+                (str(dataset.path), "bold"),
+                f"  up to date: {dataset.rows:,} rows of {dataset.generation.name}, "
+                f"verdict {built.verdict}, {built.seconds:.1f} s",
+            ),
+            soft_wrap=True,
+        )
+        return
     # As text: what a path has in brackets is no markup.
     console.print(
         Text.assemble(
@@ -87,6 +112,6 @@ def _print(built: Build) -> None:
         aside = f"  {built.quarantined:,} rows set aside in {dataset.generation}/quarantine"
         console.print(Text(aside), soft_wrap=True)
     console.print()
-    render(built.audit, console)
+    render(built.report, console)
     page = dataset.generation / "report.html"
     console.print(Text(f"the page of all of it: {page}", style="dim"), soft_wrap=True)

@@ -14,9 +14,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -154,6 +155,30 @@ class Manifest:
     def extents(self) -> Extents:
         """Where each row lies in the shards; of rows that several hold, in the newest."""
         return extents_of(self.symbols, self.shards)
+
+    def without(self, symbols: Collection[str]) -> Manifest:
+        """What is left when nothing is said of some symbols; shards of only these are left out."""
+        lengths = dict(zip(self.symbols, np.diff(self.symbol_starts).tolist(), strict=True))
+        kept = [symbol for symbol in self.symbols if symbol not in symbols]
+        before = dict(zip(self.symbols, self.symbol_starts.tolist(), strict=False))
+        rows = accumulate((lengths[symbol] for symbol in kept), initial=0)
+        moved = {symbol: first - before[symbol] for symbol, first in zip(kept, rows, strict=False)}
+        shards = [
+            replace(shard, symbols=tuple(p for p in shard.symbols if p.symbol in moved))
+            for shard in self.shards
+        ]
+        return replace(
+            self,
+            rows=sum(lengths[symbol] for symbol in kept),
+            symbols=tuple(kept),
+            segments=tuple(
+                segment._replace(start=segment.start + moved[segment.symbol])
+                for segment in self.segments
+                if segment.symbol in moved
+            ),
+            shards=tuple(shard for shard in shards if shard.symbols),
+            pieces={symbol: each for symbol, each in self.pieces.items() if symbol in moved},
+        )
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces, and a checksum over the rest."""

@@ -347,15 +347,13 @@ class Dataset:
             DatasetError: naming each damaged file, of shards each damaged block with its symbols
                 and times.
         """
-        problems = [
-            *damaged_shards(shard_paths(self.path, self.manifest), self.manifest),
-            *damaged_files(self.path, self.generation, self.manifest, full=full),
-        ]
+        shards = damaged_shards(shard_paths(self.path, self.manifest), self.manifest)
         if full:
             blocks = BlockCheck(self.path, self.manifest, self.shards)
-            problems += blocks.damaged(progress)
-        if problems:
-            raise DatasetError(*problems)
+            shards += blocks.damaged(progress)
+        files = damaged_files(self.path, self.generation, self.manifest, full=full)
+        if shards or files:
+            raise DatasetError(*(problem for _, problem in shards), *files)
 
     def runs(self, split: str, *, targets: bool = True) -> Runs:
         """The stretches of rows in which every window belongs to the split.

@@ -235,7 +235,7 @@ def map_shards(
             once.
     """
     if problems := damaged_shards(paths, manifest):
-        raise DatasetError(*problems)
+        raise DatasetError(*(problem for _, problem in problems))
     layouts = [ShardLayout.of(shard, manifest) for shard in manifest.shards]
     arena = Arena(paths)
     return tuple(
@@ -244,11 +244,11 @@ def map_shards(
     )
 
 
-def damaged_shards(paths: Sequence[Path], manifest: Manifest) -> list[Problem]:
-    """What of the size and the header of each shard is not as its manifest says."""
+def damaged_shards(paths: Sequence[Path], manifest: Manifest) -> list[tuple[Shard, Problem]]:
+    """Shards whose size or header is not as their manifest says, and what is wrong with each."""
     layouts = [ShardLayout.of(shard, manifest) for shard in manifest.shards]
     found = map(_damage, paths, manifest.shards, layouts)
-    return [problem for problem in found if problem]
+    return [(s, problem) for s, problem in zip(manifest.shards, found, strict=True) if problem]
 
 
 def _damage(path: Path, shard: Shard, layout: ShardLayout) -> Problem | None:

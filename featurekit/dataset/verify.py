@@ -58,15 +58,18 @@ class BlockCheck:
         """Every block."""
         self._check(range(len(self._checked)))
 
-    def damaged(self, progress: Callable[[int, int], None] | None = None) -> list[Problem]:
-        """What is wrong with each damaged block of all."""
-        problems = []
+    def damaged(
+        self, progress: Callable[[int, int], None] | None = None
+    ) -> list[tuple[Shard, Problem]]:
+        """Of all blocks each that is damaged: its shard, and what is wrong."""
+        found = []
         for number in range(len(self._checked)):
-            problem = self._damage(number)
-            problems += [problem] if problem else []
+            if problem := self._damage(number):
+                code = int(np.searchsorted(self._first, number, side="right")) - 1
+                found.append((self._manifest.shards[code], problem))
             if progress is not None:
                 progress(number + 1, len(self._checked))
-        return problems
+        return found
 
     def _blocks(
         self, shard: NDArray[np.int64], start: NDArray[np.int64], stop: NDArray[np.int64]

@@ -23,7 +23,7 @@ from featurekit.dataset.manifest import (
     data_digest,
     extents_of,
 )
-from featurekit.dataset.reader import Dataset
+from featurekit.dataset.reader import Dataset, current_generation
 from featurekit.dataset.shard import ShardFile, ShardLayout, map_shards, take_rows
 from featurekit.dataset.staging import Staging, disk, write_synced
 from featurekit.dataset.windows import DEFAULT_WINDOW, SPLITS
@@ -31,6 +31,7 @@ from featurekit.errors import DatasetError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from types import TracebackType
 
     from numpy.typing import NDArray
 
@@ -122,12 +123,32 @@ class DatasetWriter:
     def __enter__(self) -> DatasetWriter:
         with ExitStack() as opened:
             opened.enter_context(self.staging)
+            self._check_base()
             self._place_symbols(opened)
             self._opened = opened.pop_all()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._opened.close()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._opened.__exit__(kind, error, trace)
+
+    def _check_base(self) -> None:
+        """Refuses to go on from a generation that another build has replaced meanwhile."""
+        before = None if self.base is None else self.base.generation.name
+        if before is not None and (current := current_generation(self.root)) != before:
+            raise DatasetError(
+                Problem(
+                    "another build has finished meanwhile",
+                    where=str(self.root),
+                    expected=before,
+                    got=current,
+                    fix="featurekit build PIPELINE",
+                )
+            )
 
     @property
     def finished(self) -> int:

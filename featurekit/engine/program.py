@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xxhash
 
 from featurekit.column import Col
 from featurekit.engine import kernel
@@ -77,6 +78,23 @@ class Program:
                 )
             )
         return _Compiler(columns).program()
+
+    @property
+    def digest(self) -> str:
+        """The xxh3_128 of the instructions: programs of one digest compute the same."""
+        digest = xxhash.xxh3_128(repr((self.inputs, self.width)).encode())
+        for table in (
+            self._code,
+            self._values,
+            self._history,
+            self._places,
+            self._outputs,
+            self._registers,
+            self._state,
+        ):
+            digest.update(repr(table.shape).encode())
+            digest.update(table.tobytes())
+        return digest.hexdigest()
 
     def new_state(self) -> NDArray[np.float64]:
         """The state before the first row: one flat array of doubles."""
