@@ -39,7 +39,7 @@ class _Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of use."""
-        return ["build", "audit", "show", "verify", "export"]
+        return ["build", "audit", "show", "verify", "prune", "export"]
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

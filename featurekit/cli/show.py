@@ -21,9 +21,13 @@ if TYPE_CHECKING:
 
 @click.command("show")
 @click.argument("what", metavar="PIPELINE|DATASET", type=click.Path(path_type=Path))
+@click.option("--generations", "listed", is_flag=True, help="List what builds of a DATASET made.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(what: Path, as_json: bool) -> None:
+def command(what: Path, listed: bool, as_json: bool) -> None:
     """Shows the table of features: number, name, unit, lookback, memory and what it is."""
+    if listed:
+        _show_generations(what, as_json)
+        return
     name, features = _features(what)
     if as_json:
         click.echo(
@@ -63,6 +67,28 @@ def command(what: Path, as_json: bool) -> None:
         "memory: rows after which the start of the history no longer matters.",
         style="dim",
     )
+
+
+def _show_generations(root: Path, as_json: bool) -> None:
+    from featurekit.dataset.generations import generations
+
+    found = generations(root)
+    if as_json:
+        told = {"dataset": str(root), "generations": [each._asdict() for each in found]}
+        click.echo(json.dumps(told))
+        return
+    table = Table(box=box.SIMPLE_HEAD, title=Text(str(root)), title_justify="left")
+    table.add_column("generation", no_wrap=True)
+    for name in ("rows", "symbols", "MB", "MB added"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict")
+    for each in found:
+        numbers = [f"{each.rows:,}", f"{each.symbols:,}"]
+        numbers += [f"{size / 1e6:,.1f}" for size in (each.bytes, each.added)]
+        name = f"{each.name} (current)" if each.current else each.name
+        row = [name, *([""] * 4 if each.damage else numbers), each.damage or each.verdict]
+        table.add_row(*map(Text, row), style="bold" if each.current else "")
+    Console().print(table)
 
 
 def _features(what: Path) -> tuple[str, tuple[Feature, ...]]:

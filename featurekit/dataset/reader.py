@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from featurekit.cells import Cells
     from featurekit.contract import AuditSpec
     from featurekit.dataset.batch import Batch
+    from featurekit.dataset.generations import Generation
     from featurekit.dataset.items import Items
     from featurekit.dataset.loader import Loader
     from featurekit.dataset.options import Dtype, Memory, Tail
@@ -354,6 +355,23 @@ class Dataset:
         files = damaged_files(self.path, self.generation, self.manifest, full=full)
         if shards or files:
             raise DatasetError(*(problem for _, problem in shards), *files)
+
+    def generations(self) -> list[Generation]:
+        """What builds have made of this dataset and is still there, oldest first."""
+        from featurekit.dataset.generations import generations  # it reads manifests as we do
+
+        return generations(self.path)
+
+    def prune(self, keep: int = 1) -> list[str]:
+        """Removes older generations, and returns their names; the newest `keep` stay.
+
+        Raises:
+            DatasetError: when a build is writing the dataset.
+            ConfigError: when none is to be kept.
+        """
+        from featurekit.dataset.generations import prune  # as above
+
+        return prune(self.path, keep)
 
     def runs(self, split: str, *, targets: bool = True) -> Runs:
         """The stretches of rows in which every window belongs to the split.
