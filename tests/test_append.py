@@ -155,3 +155,18 @@ def test_a_plan_that_cannot_be_is_refused(
             tmp_path, fingerprint="0f", features=[Feature("a.x", "a", "", None, "", 0, 0)],
             targets=[], plan=[plan], max_gap=5, base=before,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("to", ["parquet", "arrow", "npy"])
+def test_what_is_added_is_exported_as_if_written_at_once(tmp_path: Path, to: str) -> None:
+    first = write(tmp_path / "steps", {"A": 60, "B": 60}, shard_bytes=500)
+    added = write(tmp_path / "steps", {"A": 90, "B": 61}, base=first)
+    whole = write(tmp_path / "whole", {"A": 90, "B": 61})
+    for dataset, name in ((added, "one"), (whole, "other")):
+        dataset.export(tmp_path / name, to)
+    files = sorted(path for path in (tmp_path / "one").rglob("*") if path.is_file())
+    assert len(files) >= 2
+    for path in files:
+        if path.suffix != ".json":
+            same = tmp_path / "other" / path.relative_to(tmp_path / "one")
+            assert path.read_bytes() == same.read_bytes(), path

@@ -61,9 +61,6 @@ class Changes:
         self._pipeline, self._base, self._fills = pipeline, base, fills
         names = sorted({*columns_of_bars(pipeline.program.inputs), "close"})
         self._bars = bars.select("time", pl.col(names).cast(pl.Float64))
-        self._closes = {
-            part.symbol: pipeline.closes(bars.slice(part.first, part.bars)) for part in parts
-        }
         self._parts = {part.symbol: part for part in parts}
         self._portfolio_moved = self._portfolio_has_moved()
         self.steps = [self._step(part) for part in parts]
@@ -110,7 +107,7 @@ class Changes:
     def saved(self, step: Step, account: Mapping[str, Any], engine: NDArray[np.float64]) -> Saved:
         """What is known of a symbol after its last bar."""
         part = step.part
-        close = int(self._closes[part.symbol][-1])
+        close = self._last_close(part)
         seen, digest = self._fills_seen(part.symbol, close)
         bars = digest_rows(self._bars.slice(part.first, part.bars), part.bars)
         return Saved(part.symbol, part.bars, bars, close, seen, digest, account, engine)
@@ -121,8 +118,8 @@ class Changes:
         found = []
         for part in self._parts.values():
             bars = digest_rows(self._bars.slice(part.first, part.bars), part.bars)
-            close = int(self._closes[part.symbol][-1])
-            found.append([part.symbol, part.bars, bars, self._fills_seen(part.symbol, close)])
+            seen = self._fills_seen(part.symbol, self._last_close(part))
+            found.append([part.symbol, part.bars, bars, seen])
         return content_digest(found)
 
     def later_closes(self, symbol: str) -> dict[str, Closes] | None:
@@ -134,8 +131,8 @@ class Changes:
             if other != symbol:
                 saved = None if self._base is None else self._base.saved.get(other)
                 known = 0 if saved is None else saved.bars
-                prices = self._bars["close"].slice(part.first + known, part.bars - known)
-                later[other] = (self._closes[other][known:], prices.to_numpy())
+                rows = self._bars.slice(part.first + known, part.bars - known)
+                later[other] = (self._pipeline.closes(rows), rows["close"].to_numpy())
         return later
 
     def _step(self, part: Part) -> Step:
@@ -188,10 +185,15 @@ class Changes:
             frame = self._bars.slice(part.first, part.bars)
             if saved is not None and digest_rows(frame, known) != saved.bars_digest:
                 return True
-            later = self._closes[part.symbol][known:]
+            later = self._pipeline.closes(frame.slice(known, 1))
             if later.size and later[0] <= latest:
                 return True
         return False
+
+    def _last_close(self, part: Part) -> int:
+        """UTC ns at which the last bar of a symbol closed."""
+        last = self._bars.slice(part.first + part.bars - 1, 1)
+        return int(self._pipeline.closes(last)[0])
 
 
 def _kept(held: Sequence[ShardRows], before: int, rows: int, horizon: int) -> int:
