@@ -43,6 +43,7 @@ def write(
     base: Dataset | None = None,
     anew: str = "",
     shard_bytes: int = 3000,
+    halo: int | None = None,
 ) -> Dataset:
     """A generation of so many rows of each symbol; with `base`, of those that it lacks."""
     before = dict.fromkeys(rows, 0)
@@ -62,6 +63,7 @@ def write(
         plan=plan,
         max_gap=5,
         shard_bytes=shard_bytes,
+        halo=halo,
         base=base,
     ) as writer:
         for planned in plan:
@@ -83,7 +85,8 @@ def write(
         max_size=4,
     ),
     anew=st.sampled_from(["", "A", "C"]),
-    shard_bytes=st.sampled_from([500, 3000, 10**6]),
+    shard_bytes=st.sampled_from([90, 500, 3000, 10**6]),
+    halo=st.sampled_from([None, LONGEST - 1]),
     window=st.integers(1, LONGEST),
 )
 def test_what_is_added_reads_as_if_written_at_once(
@@ -91,6 +94,7 @@ def test_what_is_added_reads_as_if_written_at_once(
     steps: list[dict[str, int]],
     anew: str,
     shard_bytes: int,
+    halo: int | None,
     window: int,
 ) -> None:
     root, rows = tmp_path_factory.mktemp("steps"), {"A": 3}
@@ -99,7 +103,7 @@ def test_what_is_added_reads_as_if_written_at_once(
         for symbol, more in step.items():
             rows[symbol] = rows.get(symbol, 0) + more
         rows = dict(sorted(rows.items()))
-        added = write(root, rows, base=added, anew=anew, shard_bytes=shard_bytes)
+        added = write(root, rows, base=added, anew=anew, shard_bytes=shard_bytes, halo=halo)
     whole = write(tmp_path_factory.mktemp("whole"), rows)
     added = open_dataset(root)
     added.verify(full=True)
@@ -170,3 +174,20 @@ def test_what_is_added_is_exported_as_if_written_at_once(tmp_path: Path, to: str
         if path.suffix != ".json":
             same = tmp_path / "other" / path.relative_to(tmp_path / "one")
             assert path.read_bytes() == same.read_bytes(), path
+
+
+def test_a_symbol_of_more_than_four_shards_is_cut(tmp_path: Path) -> None:
+    dataset = write(tmp_path / "cut", {"A": 20, "B": 150, "C": 20}, shard_bytes=300, halo=5)
+    parts = [
+        [(p.symbol, p.first, p.rows, p.halo) for p in s.symbols] for s in dataset.manifest.shards
+    ]
+    assert parts == [
+        [("A", 0, 20, 0)],
+        [("B", 0, 50, 0)],
+        [("B", 45, 50, 5)],
+        [("B", 90, 50, 5)],
+        [("B", 135, 15, 5)],
+        [("C", 0, 20, 0)],
+    ]
+    with pytest.raises(DatasetError, match="is shorter than the longest window"):
+        write(tmp_path / "short", {"B": 150}, shard_bytes=300, halo=4)

@@ -193,6 +193,7 @@ class _Run:
             plan=[step.planned for step in changes.steps],
             max_gap=duration(pipeline.segments.max_gap),
             shard_bytes=self.shard_bytes,
+            halo=pipeline.windows.max - 1,
             base=None if base is None else base.dataset,
         )
         rows = RowMaker(

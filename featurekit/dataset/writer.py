@@ -66,7 +66,9 @@ class DatasetWriter:
     place before its first row comes; of a symbol that has rows in `base`, the generation before,
     the rows from `first` on are written. Blocks of a symbol come in order of time; symbols may
     alternate. A shard holds whole symbols and ends before it exceeds `shard_bytes`: a symbol that
-    alone is larger has a larger shard of its own. A gap longer than `max_gap` ns cuts a segment.
+    alone is larger has a larger shard of its own. One of more than four times as many bytes is cut,
+    if `halo` says how many rows are then repeated: those of the longest window but one. A gap
+    longer than `max_gap` ns cuts a segment.
 
     Raises:
         DatasetError: when the directory holds something else, another build is writing it, or the
@@ -83,14 +85,16 @@ class DatasetWriter:
         plan: Sequence[Planned | tuple[str, int]],
         max_gap: int,
         shard_bytes: int = SHARD_BYTES,
+        halo: int | None = None,
         base: Dataset | None = None,
     ) -> None:
         self.root, self.features, self.targets = Path(root), tuple(features), tuple(targets)
         self.plan, self.base = tuple(Planned(*each) for each in plan), base
-        self.max_gap, self.shard_bytes = max_gap, shard_bytes
+        self.max_gap, self.shard_bytes, self.halo = max_gap, shard_bytes, halo
         self.staging = Staging(self.root, fingerprint)
         self._opened = ExitStack()
         self._shards: list[ShardFile] = []
+        self._within: set[int] = set()  # numbers of shards that begin within a symbol
         self._places: dict[str, _Place] = {}
         self._check_plan()
         rows = accumulate((planned.rows for planned in self.plan), initial=0)
@@ -152,9 +156,10 @@ class DatasetWriter:
 
     @property
     def finished(self) -> int:
-        """Shards whose every row was written, of those before the first that lacks one."""
+        """Shards of whole symbols whose every row was written, before the first that lacks one."""
         lacking = (k for k, shard in enumerate(self._shards) if not shard.finished)
-        return next(lacking, len(self._shards))
+        last = next(lacking, len(self._shards))
+        return max(k for k in range(last + 1) if k not in self._within)
 
     @property
     def shards(self) -> int:
@@ -173,7 +178,7 @@ class DatasetWriter:
             "places": {
                 symbol: place.noted()
                 for symbol, place in self._places.items()
-                if place.shard in shards
+                if place.stretches and place.stretches[-1].shard in shards
             },
         }
         with disk(self.root):
@@ -204,27 +209,44 @@ class DatasetWriter:
     def _place_symbols(self, opened: ExitStack) -> None:
         names = tuple(f.name for f in self.features), tuple(t.name for t in self.targets)
         row_bytes = sum(t.row_bytes for t in ShardLayout(1, *names).tensors.values())
-        packed: list[list[Planned]] = []
+        packed: list[list[tuple[str, _Stretch]]] = []
         size = 0
         for planned in self.plan:
             if planned.rows:
                 self._places[planned.symbol] = _Place.kept(planned, self.base)
-            if written := planned.rows - planned.first:
-                size += written * row_bytes
+            for stretch in self._stretches(planned, 4 * self.shard_bytes // row_bytes):
+                size += stretch.rows * row_bytes
                 if not packed or size > self.shard_bytes:
                     packed.append([])
-                    size = written * row_bytes
-                packed[-1].append(planned)
-        for number, symbols in enumerate(packed):
+                    size = stretch.rows * row_bytes
+                packed[-1].append((planned.symbol, stretch))
+        for number, stretches in enumerate(packed):
             name = f"{self.staging.number:06d}-{number:05d}.safetensors"
-            rows = [planned.rows - planned.first for planned in symbols]
+            rows = [stretch.rows for _, stretch in stretches]
             layout = ShardLayout(sum(rows), *names, self.staging.fingerprint, name)
             shard = ShardFile(self.staging.shards / name, layout)
             opened.callback(shard.close)
             self._shards.append(shard)
-            for planned, start in zip(symbols, accumulate(rows, initial=0), strict=False):
-                place = self._places[planned.symbol]
-                place.shard, place.start = shard, start
+            for (symbol, stretch), start in zip(
+                stretches, accumulate(rows, initial=0), strict=False
+            ):
+                placed = replace(stretch, shard=shard, start=start)
+                place = self._places[symbol]
+                if place.stretches:
+                    self._within.add(number)
+                place.stretches.append(placed)
+
+    def _stretches(self, planned: Planned, most: int) -> Iterator[_Stretch]:
+        """The rows of a symbol that are written, so many at most in one shard."""
+        first, halo = planned.first, planned.halo
+        if self.halo is None or most <= 2 * self.halo:
+            most = planned.rows
+        while first + halo < planned.rows:
+            rows = min(most, planned.rows - first)
+            yield _Stretch(first, rows, halo)
+            if first + rows == planned.rows:
+                return
+            first, halo = first + rows - (self.halo or 0), self.halo or 0
 
     def write(
         self,
@@ -246,13 +268,10 @@ class DatasetWriter:
         place = self._places.get(symbol)
         self._check_block(symbol, place, time, features, targets)
         assert place is not None  # noqa: S101  # the check raised otherwise
-        assert place.shard is not None  # noqa: S101  # as above
-        rows = {
-            name: np.ascontiguousarray(block, dtype=place.shard.layout.tensors[name].dtype)
-            for name, block in (("features", features), ("targets", targets), ("time", time))
-        }
-        with disk(place.shard.path):
-            place.shard.write(place.start + place.written, rows)
+        kinds = (("features", features, "<f4"), ("targets", targets, "<f4"), ("time", time, "<i8"))
+        rows = {name: np.ascontiguousarray(block, dtype) for name, block, dtype in kinds}
+        with disk(self.root):
+            place.write(rows)
         place.note(rows, self.max_gap)
 
     def take(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -350,6 +369,19 @@ class DatasetWriter:
                     fix=f"splits: {{validation: {starts[1][:10]}, test: {starts[0][:10]}}}",
                 )
             )
+        if (
+            any(len(place.stretches) > 1 for place in self._places.values())
+            and (self.halo or 0) < window_max - 1
+        ):
+            problems.append(
+                Problem(
+                    "a symbol is cut, and what is repeated is shorter than the longest window",
+                    where=name,
+                    expected=f"at least {window_max - 1} rows",
+                    got=str(self.halo),
+                    fix=f"halo={window_max - 1}",
+                )
+            )
         if problems:
             raise DatasetError(*problems)
         with disk(self.root):
@@ -406,17 +438,10 @@ class DatasetWriter:
         shards = [shard for shard in self._kept_shards() if shard is not None]
         for file in self._shards:
             symbols = [
-                ShardRows(
-                    symbol,
-                    place.start,
-                    place.to_write,
-                    place.planned.first,
-                    place.planned.halo,
-                    place.first_written,
-                    place.last_time,
-                )
+                stretch.described(symbol)
                 for symbol, place in self._places.items()
-                if place.shard is file
+                for stretch in place.stretches
+                if stretch.shard is file
             ]
             shards.append(
                 Shard(
@@ -441,17 +466,34 @@ class DatasetWriter:
 
 
 @dataclass(slots=True)
+class _Stretch:
+    """Rows of a symbol from `first` on that lie in one shard, from its row `start` on."""
+
+    first: int
+    rows: int
+    halo: int
+    shard: ShardFile | None = None
+    start: int = 0
+    first_time: int = 0
+    last_time: int = 0
+
+    def described(self, symbol: str) -> ShardRows:
+        """What the manifest says of it."""
+        return ShardRows(
+            symbol, self.start, self.rows, self.first, self.halo, self.first_time, self.last_time
+        )
+
+
+@dataclass(slots=True)
 class _Place:
     """Where the rows of a symbol go, and what those that came so far have shown."""
 
     planned: Planned
     digest: RowDigest
-    shard: ShardFile | None = None
-    start: int = 0
+    stretches: list[_Stretch] = field(default_factory=list)
     written: int = 0
     first_time: int = 0  # of the symbol
-    first_written: int = 0  # time of the first row that was written
-    latest: int = 0  # time of the last one
+    latest: int = 0  # time of the last row that was written
     last_time: int = 0  # of the symbol
     segments: list[int] = field(default_factory=list)
 
@@ -480,25 +522,45 @@ class _Place:
 
     def noted(self) -> dict[str, Any]:
         """What `take_over` needs, as plain values; every row was written."""
-        names = ("first_time", "first_written", "last_time", "segments")
-        return {"pieces": self.digest.pieces, **{name: getattr(self, name) for name in names}}
+        names = ("first_time", "last_time", "segments")
+        times = [[stretch.first_time, stretch.last_time] for stretch in self.stretches]
+        told = {name: getattr(self, name) for name in names}
+        return {"pieces": self.digest.pieces, "times": times, **told}
 
     def take_over(self, noted: Mapping[str, Any]) -> None:
         """All rows were written by a build that was interrupted."""
         self.digest = RowDigest.of(noted["pieces"], self.planned.rows)
         self.written, self.latest = self.to_write, noted["last_time"]
         self.first_time, self.last_time = noted["first_time"], noted["last_time"]
-        self.first_written, self.segments = noted["first_written"], noted["segments"]
+        self.segments = noted["segments"]
+        for stretch, times in zip(self.stretches, noted["times"], strict=True):
+            stretch.first_time, stretch.last_time = times
 
     @property
     def to_write(self) -> int:
         """Rows that are written, the halo among them."""
         return self.planned.rows - self.planned.first
 
+    def write(self, rows: dict[str, NDArray[Any]]) -> None:
+        """Puts the next rows into each shard that holds some of them.
+
+        Raises:
+            OSError: when the disk is full.
+        """
+        number, time = self.planned.first + self.written, rows["time"]
+        for stretch in self.stretches:
+            low = max(stretch.first - number, 0)
+            high = min(stretch.first + stretch.rows - number, len(time))
+            if low < high and stretch.shard is not None:
+                row = number + low - stretch.first
+                part = {name: block[low:high] for name, block in rows.items()}
+                stretch.shard.write(stretch.start + row, part)
+                if not row:
+                    stretch.first_time = int(time[low])
+                stretch.last_time = int(time[high - 1])
+
     def note(self, rows: Mapping[str, NDArray[Any]], max_gap: int) -> None:
         """Counts and hashes the rows of a block, and finds the segments that start in it."""
-        if not self.written:
-            self.first_written = int(rows["time"][0])
         number = self.planned.first + self.written
         self.written += len(rows["time"])
         self.latest = int(rows["time"][-1])
