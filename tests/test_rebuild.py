@@ -158,7 +158,7 @@ def test_new_bars_go_on_from_the_saved_state(kind: str, tmp_path: Path) -> None:
         desk.bars = {symbol: bars_of(symbol, n + more) for symbol, n in rows.items()}
         before = fk.open_dataset(tmp_path / "out")
         built = desk.build()
-        assert any("new bars, which are added" in note for note in built.notes), built.notes
+        assert any("new bars are added: AUD" in note for note in built.notes), built.notes
         old = {shard.file for shard in before.manifest.shards}
         assert old & {shard.file for shard in built.dataset.manifest.shards}
         written = [s for s in built.dataset.manifest.shards if s.file not in old]
@@ -228,13 +228,13 @@ def symbol_gone(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("change", "note"),
     [
-        (rewrite_close, "EUR has another past"),
-        (rewrite_close_and_add, "EUR has another past"),
-        (drop_a_bar, "EUR has another past"),
-        (fewer_bars, "EUR has another past"),
-        (late_fill, "EUR has another past"),
-        (new_symbol, "CHF is new"),
-        (symbol_gone, "EUR has no more bars"),
+        (rewrite_close, "of the past have changed: EUR"),
+        (rewrite_close_and_add, "of the past have changed: EUR"),
+        (drop_a_bar, "of the past have changed: EUR"),
+        (fewer_bars, "of the past have changed: EUR"),
+        (late_fill, "of the past have changed: EUR"),
+        (new_symbol, "new symbols: CHF"),
+        (symbol_gone, "no more bars: EUR"),
     ],
 )
 def test_another_past_is_computed_again_for_its_symbol_only(

@@ -96,13 +96,13 @@ class Changes:
         new = [symbol for symbol in anew if symbol not in (*changed, *damaged)]
         gone = [symbol for symbol in there if symbol not in self._parts]
         told = [
-            ("has new bars, which are added", [f"{s} ({n})" for s, n in more.items()]),
-            ("is new", new),
-            ("has another past, and is computed again", changed),
-            ("was damaged, and is computed again", damaged),
-            ("has no more bars, and is left out", gone),
+            ("new bars are added", [f"{s} ({n})" for s, n in more.items()]),
+            ("new symbols", new),
+            ("computed again, as bars or fills of the past have changed", changed),
+            ("computed again, as it was damaged", damaged),
+            ("left out, as there are no more bars", gone),
         ]
-        return [f"{_listed(symbols)} {what}" for what, symbols in told if symbols]
+        return [f"{what}: {_listed(symbols)}" for what, symbols in told if symbols]
 
     def saved(self, step: Step, account: Mapping[str, Any], engine: NDArray[np.float64]) -> Saved:
         """What is known of a symbol after its last bar."""
