@@ -13,7 +13,7 @@ from featurekit.dataset.shard import ShardLayout, stretch
 from featurekit.errors import DatasetError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -116,7 +116,7 @@ class BlockCheck:
         path = self._root / "shards" / shard.file
         low, high = block * BLOCK, min((block + 1) * BLOCK, shard.bytes)
         time = self._shards[code].time
-        places = " and ".join(_places(shard, layout, low, high, time)) or "its header"
+        places = _places(shard, layout, low, high, time)
         return Problem(
             f"the shard {shard.file} is damaged in block {block} of {len(shard.blocks)}",
             where=f"{path}, bytes {low} to {high}: {places}",
@@ -129,17 +129,18 @@ class BlockCheck:
 RESTORE = "featurekit build PIPELINE --verify full   # builds again what is damaged"
 
 
-def _places(
-    shard: Shard, layout: ShardLayout, low: int, high: int, time: NDArray[np.int64]
-) -> Iterator[str]:
-    """What lies between bytes of a shard, tensor by tensor: of which symbols, in which times."""
+def _places(shard: Shard, layout: ShardLayout, low: int, high: int, time: NDArray[np.int64]) -> str:
+    """What lies between bytes of a shard: which tensors of which symbols, in which times."""
+    found: dict[str, list[str]] = {}
     for name, tensor in layout.tensors.items():
         size = tensor.row_bytes
         at = len(layout.header) + tensor.at
         first = max((low - at) // size, 0) if size else 0
         stop = min(-(-(high - at) // size), layout.rows) if size else 0
         if first < stop:
-            yield f"{name} of {stretch(shard, first, stop, time)}"
+            found.setdefault(stretch(shard, first, stop, time), []).append(name)
+    told = [f"{', '.join(names)} of {where}" for where, names in found.items()]
+    return "; ".join(told) or "its header"
 
 
 def damaged_files(root: Path, generation: Path, manifest: Manifest, *, full: bool) -> list[Problem]:
