@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -183,6 +184,11 @@ class Pipeline:
     def columns(self) -> list[str]:
         """Names of the columns in order, each `block.column`."""
         return list(self._cols)
+
+    @property
+    def definitions(self) -> Mapping[str, Col]:
+        """Each column as the operations that make it, by name and in order."""
+        return MappingProxyType(self._cols)
 
     @cached_property
     def features(self) -> tuple[Feature, ...]:

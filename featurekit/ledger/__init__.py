@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from featurekit.ledger.columns import ACCOUNT_COLUMNS
+from featurekit.ledger.fill import Fill
 from featurekit.ledger.frames import fills_outside
 from featurekit.ledger.ledger import Ledger
-from featurekit.ledger.replay import ACCOUNT_COLUMNS, AccountReplay
+from featurekit.ledger.live import LiveAccount
+from featurekit.ledger.replay import AccountReplay
 from featurekit.ledger.values import Account, Disagreement, Effect, Position
 
 __all__ = [
@@ -13,7 +16,9 @@ __all__ = [
     "AccountReplay",
     "Disagreement",
     "Effect",
+    "Fill",
     "Ledger",
+    "LiveAccount",
     "Position",
     "fills_outside",
 ]

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from featurekit.errors import DataError, Problem
+from featurekit.ledger.columns import ACCOUNT_COLUMNS, FLOW_ROWS, FLOWS, count, snapshot
 from featurekit.ledger.frames import Visibility, account_fills
 from featurekit.ledger.ledger import Ledger, Scope
 from featurekit.ledger.queue import FillQueue
@@ -23,40 +24,6 @@ if TYPE_CHECKING:
     Closes = tuple[NDArray[np.int64], NDArray[np.float64]]
     Steps = list[tuple[int, Position]]  # a position, and the bar from which on it is held
 
-ACCOUNT_COLUMNS = (
-    "quantity",
-    "average_price",
-    "multiplier",
-    "leverage",
-    "starting_cash",
-    "balance",
-    "deposit",
-    "other_unrealized",
-    "other_notional",
-    "opened",
-    "exited",
-    "kept",
-    "fills_held",
-    "fees_held",
-    "stop",
-    "target",
-    "realized",
-    "trades_closed",
-    "last_trade_return",
-    "win_rate_20",
-    "mean_trade_return_20",
-    "profit_factor_20",
-)
-# What happened at a bar, with its value where nothing did; every other column holds until changed.
-_FLOWS = {
-    "deposit": 0.0,
-    "opened": 0.0,
-    "exited": 0.0,
-    "kept": 1.0,
-    "realized": 0.0,
-    "trades_closed": 0.0,
-}
-_FLOW_ROWS = [ACCOUNT_COLUMNS.index(name) for name in _FLOWS]
 # A price before the first close, so that the count of closes seen is the place of the last one.
 _NO_CLOSES = (np.empty(0, np.int64), np.array([np.nan]))
 
@@ -108,7 +75,7 @@ class AccountReplay:
     ) -> None:
         self.ledger = Ledger(cash, multiplier, leverage, scope)
         self._symbol = symbol
-        self._multiplier = self.ledger.multiplier(symbol)
+        self.ledger.multiplier(symbol)  # raises where there is none
         self._queue = FillQueue(fill_at_close)
         self._other_closes: dict[str, Closes] = {}
         self.add(fills, other_closes)
@@ -147,10 +114,10 @@ class AccountReplay:
             return np.empty((len(ACCOUNT_COLUMNS), 0))
         others = self._other_positions()
         changed, table = self._replay(closes, others)
-        happened = table[1:, _FLOW_ROWS].T
-        table[1:, _FLOW_ROWS] = table[0, _FLOW_ROWS]
+        happened = table[1:, FLOW_ROWS].T
+        table[1:, FLOW_ROWS] = table[0, FLOW_ROWS]
         columns = np.repeat(table.T, np.diff([0, *changed, closes.size]), axis=1)
-        columns[np.ix_(_FLOW_ROWS, changed)] = happened
+        columns[np.ix_(FLOW_ROWS, changed)] = happened
         self._add_others(columns, closes, others)
         return columns
 
@@ -159,52 +126,19 @@ class AccountReplay:
     ) -> tuple[list[int], NDArray[np.float64]]:
         """Applies the fills of these bars: the bars they change, and the account from each on."""
         changed: list[int] = []
-        table = [self._snapshot(_FLOWS)]
+        table = [snapshot(self.ledger, self._symbol, FLOWS)]
         for bar, fills in groupby(self._queue.take(closes), key=itemgetter(0)):
-            flows = dict(_FLOWS)
+            flows = dict(FLOWS)
             for _, fill in fills:
                 effect = self.ledger.apply_fill(fill)
-                flows["deposit"] += effect.deposit
-                flows["realized"] += effect.realized
-                flows["trades_closed"] += effect.exited
-                if fill.symbol == self._symbol:
-                    flows["opened"] = max(flows["opened"], effect.opened)
-                    flows["exited"] = max(flows["exited"], effect.exited)
-                    flows["kept"] = 1.0 if effect.opened else flows["kept"] * effect.kept
-                elif fill.trades:
+                own = fill.symbol == self._symbol
+                count(flows, effect, own=own)
+                if fill.trades and not own:
                     steps = others.setdefault(fill.symbol, [(0, Position())])
                     steps.append((bar, self.ledger.position(fill.symbol)))
             changed.append(bar)
-            table.append(self._snapshot(flows))
+            table.append(snapshot(self.ledger, self._symbol, flows))
         return changed, np.array(table)
-
-    def _snapshot(self, flows: Mapping[str, float]) -> list[float]:
-        position = self.ledger.position(self._symbol)
-        account = self.ledger.account(self._symbol)
-        held = position.quantity != 0
-        values = {
-            "quantity": position.quantity,
-            "average_price": position.average_price,
-            "multiplier": self._multiplier,
-            "leverage": self.ledger.leverage,
-            "starting_cash": self.ledger.cash,
-            "balance": account.balance,
-            "other_unrealized": 0.0,
-            "other_notional": 0.0,
-            "fills_held": position.fills_held,
-            "fees_held": position.fees_held,
-            "stop": position.stop,
-            "target": position.target,
-            "last_trade_return": account.last_trade_return,
-            "win_rate_20": account.win_rate_20,
-            "mean_trade_return_20": account.mean_trade_return_20,
-            "profit_factor_20": account.profit_factor_20,
-            **flows,
-            "opened": flows["opened"] if held else 0.0,
-            "exited": 0.0 if held else flows["exited"],
-            "kept": flows["kept"] if held else 1.0,
-        }
-        return [values[name] for name in ACCOUNT_COLUMNS]
 
     def _other_positions(self) -> dict[str, Steps]:
         """The portfolio's other positions before the next bar."""
