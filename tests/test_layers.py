@@ -49,6 +49,7 @@ LAYERS = [
     "export",
     "build",
     "nn",
+    "integrations",
     "testing",
     "cli",
     "__main__",
@@ -82,6 +83,7 @@ THIRD_PARTY = {
         "dataset/strip.py",
         "dataset/tensors.py",
         "dataset/treatment.py",
+        "integrations/sb3.py",
     },
     "talib": set(),
     "pandas": set(),
@@ -89,6 +91,8 @@ THIRD_PARTY = {
     "webdataset": {"export/webdataset.py"},
     "datasets": {"export/hf.py"},
     "pyarrow": {"export/hf.py"},
+    "gymnasium": {"integrations/gym.py", "integrations/sb3.py"},
+    "stable_baselines3": {"integrations/sb3.py"},
 }
 
 
