@@ -4,6 +4,7 @@ A build goes on from the generation before: what has not changed is kept, what i
 only a symbol whose past has changed is computed again.
 """
 
+from featurekit.build.changes import source_digest
 from featurekit.build.run import Build, Progress, build
 
-__all__ = ["Build", "Progress", "build"]
+__all__ = ["Build", "Progress", "build", "source_digest"]

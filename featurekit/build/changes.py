@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from featurekit.build.fills import Fills
+from featurekit.build.parts import Part, parts_of, warmup_of
 from featurekit.build.saved import Saved, digest_rows
 from featurekit.dataset.manifest import content_digest
 from featurekit.dataset.writer import Planned
@@ -20,9 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from featurekit.build.base import Base
-    from featurekit.build.fills import Fills
-    from featurekit.build.parts import Part
     from featurekit.dataset.manifest import ShardRows
+    from featurekit.ingest import Ingested
     from featurekit.ledger.replay import Closes
     from featurekit.pipeline import Pipeline
 
@@ -194,6 +195,16 @@ class Changes:
         """UTC ns at which the last bar of a symbol closed."""
         last = self._bars.slice(part.first + part.bars - 1, 1)
         return int(self._pipeline.closes(last)[0])
+
+
+def source_digest(pipeline: Pipeline, data: Ingested) -> str:
+    """Names the bars and the fills that a build makes rows of: its `fingerprints["data"]`.
+
+    Raises:
+        DataError: when no symbol has a row after the warm-up.
+    """
+    parts, _ = parts_of(pipeline, data.bars, warmup_of(pipeline))
+    return Changes(pipeline, data.bars, Fills(pipeline, data.fills), parts, None).digest
 
 
 def _kept(held: Sequence[ShardRows], before: int, rows: int, horizon: int) -> int:

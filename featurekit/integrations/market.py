@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from featurekit.build import source_digest
 from featurekit.engine import Program
 from featurekit.errors import ConfigError, DataError, Problem
 from featurekit.ingest import ingest
@@ -120,13 +121,14 @@ class Market:
                 on_bad="quarantine",
                 tell=lambda what, done, rows: None,
             )
-            if data.fingerprint != manifest.fingerprints.get("data"):
+            found = source_digest(self.pipeline, data)
+            if found != manifest.fingerprints.get("data"):
                 raise DataError(
                     Problem(
                         "the bars or fills are no longer those that the dataset was built from",
                         where=f"{self.dataset.path}, of {self.pipeline.source}",
                         expected=f"values with the hash {manifest.fingerprints.get('data')}",
-                        got=data.fingerprint,
+                        got=found,
                         fix=f"featurekit build PIPELINE --out {self.dataset.path}",
                     )
                 )
