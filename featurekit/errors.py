@@ -64,6 +64,10 @@ class MissingExtraError(FeaturekitError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 
 
+class UnrepresentativeWarning(UserWarning):
+    """A scale was fitted on too few rows of a slice to be trusted on others."""
+
+
 def no_frame(what: str, got: object) -> DataError:
     """The error of bars or fills that are anything else than a polars frame."""
     kind = type(got).__name__

@@ -15,8 +15,8 @@ import polars as pl
 import pytest
 
 import featurekit as fk
+from featurekit.nn.worlds import World, world
 from featurekit.scaling import Scaling
-from tests.golden.worlds import World, world
 
 if TYPE_CHECKING:
     from collections.abc import Callable

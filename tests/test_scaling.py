@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
 import polars as pl
 import pytest
 
-from featurekit.errors import ConfigError, DataError, DatasetError
+from featurekit.errors import ConfigError, DataError, DatasetError, UnrepresentativeWarning
 from featurekit.profile import Profile
-from featurekit.scaling import NORMAL_IQR, Kind, Scaling, ScalingSpec, Squash, Treatment
+from featurekit.scaling import BOUND, NORMAL_IQR, Kind, Scaling, ScalingSpec, Squash, Treatment
 
 NAMES = ("a.x", "a.y", "b.z")
 ROWS = np.random.default_rng(0).normal([0.0, 5.0, -1e4], [1e-3, 2.0, 1e6], (5000, 3))
@@ -76,17 +77,54 @@ def test_constants_are_named_and_centred(kind: Kind) -> None:
     assert scaling.apply(rows)[:, 0].tolist() == [0.0] * 4
 
 
-def test_zero_inflated_features_are_refused_under_robust() -> None:
+def test_a_constant_stays_0_whatever_it_is_later() -> None:
+    rows = np.stack([np.zeros(4), np.array([1.0, 2.0, 3.0, 4.0]), np.ones(4)], axis=1)
+    scaling = Scaling.fit(Profile.of(rows, NAMES), ScalingSpec())
+    later = scaling.apply(np.array([[1e5, 2.5, -3.0]]))
+    assert later[0, [0, 2]].tolist() == [0.0, 0.0]
+    assert np.isnan(scaling.apply(np.array([[np.nan, 1.0, np.inf]]))[0, [0, 2]]).all()
+
+
+@pytest.mark.parametrize(("zeros", "spread"), [(0.3, True), (0.8, False)])
+def test_zero_inflated_features_are_named_and_keep_a_scale_of_theirs(
+    zeros: float, spread: bool
+) -> None:
     rows = ROWS.copy()
-    rows[: 4 * len(rows) // 5, 1] = 0.0
-    with pytest.raises(ConfigError, match=r"a\.y") as told:
-        Scaling.fit(Profile.of(rows, NAMES), ScalingSpec(kind="robust"))
-    assert "80% zeros" in str(told.value)
-    assert "blocks: {a: {kind: standard}}" in str(told.value)
-    mended = ScalingSpec(kind="robust", blocks={"a": Treatment(kind="standard")})
-    assert Scaling.fit(Profile.of(rows, NAMES), mended).scale[1] == pytest.approx(
-        Profile.of(rows).std[1]
-    )
+    rows[: int(zeros * len(rows)), 1] = 0.0
+    profile = Profile.of(rows, NAMES)
+    scaling = Scaling.fit(profile, ScalingSpec(kind="robust"))
+    assert scaling.inflated == ("a.y",)
+    iqr = (profile.quantile(0.75) - profile.quantile(0.25))[1]
+    assert scaling.scale[1] == (iqr / NORMAL_IQR if spread else profile.std[1])
+    assert scaling.center[1] == profile.quantile(0.5)[1]
+
+
+def test_quartiles_that_coincide_elsewhere_than_0_are_named_too() -> None:
+    rows = ROWS.copy()
+    rows[: 4 * len(rows) // 5, 1] = 1.0
+    assert Scaling.fit(Profile.of(rows, NAMES), ScalingSpec(kind="robust")).inflated == ("a.y",)
+
+
+@pytest.mark.parametrize(("active", "thin"), [(999, ("a.y",)), (1000, ())])
+def test_fewer_than_1000_active_rows_are_warned_of(active: int, thin: tuple[str, ...]) -> None:
+    rows = ROWS.copy()
+    rows[active:, 1] = 0.0
+    profile = Profile.of(rows, NAMES)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        scaling = Scaling.fit(profile, ScalingSpec())
+    assert scaling.thin == thin
+    assert [each.category for each in told] == [UnrepresentativeWarning] * len(thin)
+    if thin:
+        assert "999 of a.y" in str(told[0].message)
+        assert "Fix: splits:" in str(told[0].message)
+
+
+def test_the_smooth_clip_is_the_identity_near_0_and_bounded() -> None:
+    plain = fitted(ScalingSpec(squash="none")).apply(ROWS32).astype(np.float64)
+    clipped = fitted(ScalingSpec(squash="clip")).apply(ROWS32)
+    np.testing.assert_allclose(clipped, plain / np.sqrt(1 + (plain / 3) ** 2), atol=1e-6)
+    assert np.abs(clipped).max() <= BOUND
 
 
 @pytest.mark.parametrize(
@@ -118,10 +156,16 @@ def test_a_frame_and_an_array_are_scaled_alike() -> None:
 
 def test_json_keeps_every_bit() -> None:
     scaling = fitted(ScalingSpec(features={"a.x": Treatment(squash="none")}))
+    rows = ROWS.copy()
+    rows[1:, 2] = 0.0
+    thin = Scaling.fit(Profile.of(rows, NAMES), ScalingSpec(squash="clip"))
+    assert Scaling.from_json(thin.to_json()).to_json() == thin.to_json()
     again = Scaling.from_json(json.loads(json.dumps(scaling.to_json())))
     for name in ("center", "scale", "squash"):
         np.testing.assert_array_equal(getattr(again, name), getattr(scaling, name))
     assert (again.names, again.constant) == (scaling.names, scaling.constant)
+    before = scaling.to_json() | {"squash": [False, True, True]}  # as datasets had it
+    assert Scaling.from_json({k: v for k, v in before.items() if k != "thin"}).squashes == "asinh"
 
 
 @pytest.mark.parametrize(

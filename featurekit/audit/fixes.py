@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import yaml
 from featurekit.audit.limits import LIMITS, RESCALED, ROBUST, SCALED
 from featurekit.audit.scales import SHAPES, outliers, shares_of
 from featurekit.audit.views import scaled_view
+from featurekit.errors import UnrepresentativeWarning
 from featurekit.scaling import Scaling, ScalingSpec
 
 if TYPE_CHECKING:
@@ -106,7 +108,10 @@ class Fixes:
             (self.features[at],), scaling.center[at : at + 1], scaling.scale[at : at + 1], squash
         )
         if "kind" in other:
-            fitted = Scaling.fit(self.profile.column(at), ScalingSpec(kind=other["kind"]))  # type: ignore[arg-type]  # of the kinds that there are
+            spec = ScalingSpec(kind=other["kind"])  # type: ignore[arg-type]  # of those there are
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UnrepresentativeWarning)  # only tried, not used
+                fitted = Scaling.fit(self.profile.column(at), spec)
             if fitted.constant:
                 return bad
             one = replace(fitted, squash=squash)

@@ -299,7 +299,7 @@ def scaling_line(subject: Subject) -> str:
     """What the pipeline does to the features, in a few words."""
     if subject.scaling is None:
         return ""
-    return "scaling, fitted on train" + (", asinh" if subject.scaling.squash.any() else "")
+    return ", ".join(filter(None, ["scaling, fitted on train", subject.scaling.squashes]))
 
 
 def _number(bound: float | None) -> float:

@@ -100,7 +100,7 @@ def _treatment(subject: Subject) -> str:
         fitted = (scaling.center != 0.0).any() or (scaling.scale != 1.0).any()
         steps += [
             "scaling fitted on train" if fitted else "",
-            "asinh" if scaling.squash.any() else "",
+            scaling.squashes,
         ]
     steps.append("layer_norm" if subject.norm else "")
     return " + ".join(filter(None, steps)) or "no treatment"

@@ -170,9 +170,9 @@ def scaled_view(natural: View, scaling: Scaling) -> View:
     rows = scaling.apply(natural.rows)
     quantiles = scaling.apply(natural.quantiles).astype(np.float64)
     mean, std = moments(rows)
-    linear = ~scaling.squash
-    mean = np.where(linear, (natural.mean - scaling.center) / scaling.scale, mean)
-    std = np.where(linear, natural.std / scaling.scale, std)
+    linear = scaling.squash == 0
+    mean = np.where(linear, (natural.mean - scaling.center) * scaling.gain, mean)
+    std = np.where(linear, natural.std * scaling.gain, std)
     index, tail_error = _tail_index(natural.ordered, natural.known, scaling)
     return View(
         rows=rows,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import click
 
@@ -18,7 +19,9 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _tell
+                return super().invoke(ctx)
         except FeaturekitError as error:
             click.echo(f"featurekit: {error}", err=True)
         except OSError as error:
@@ -40,6 +43,11 @@ class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of use."""
         return ["build", "audit", "show", "verify", "prune", "export"]
+
+
+def _tell(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning as the user can mend it: without the line of code that it is raised in."""
+    click.echo(f"featurekit: warning: {message}", err=True)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -5,30 +5,30 @@ Axes: B windows, T rows of a window, F features, D width of the model.
 
 from __future__ import annotations
 
-import json
 import warnings
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  # torch's own convention
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from featurekit.errors import ConfigError, DatasetError, Problem
+from featurekit.errors import ConfigError, Problem
+from featurekit.nn.layers import AttentionPooling, TransformerLayer
+from featurekit.nn.options import ACTIVATIONS, Activation, Norm, check_options, untreated
+from featurekit.nn.prelude import Kind, Prelude, check_names
+from featurekit.nn.saving import FORMAT, read_encoder, to_onnx, write_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from featurekit.dataset import Dataset
-    from featurekit.scaling import Scaling
+    from featurekit.scaling import Scaling, Squash
 
-Prelude = Literal["fitted", "running", "none"]
-Squash = Literal["asinh", "none"]
+__all__ = ["FORMAT", "TemporalEncoder", "Window"]
+
 MAX_WINDOW = 512
-FORMAT = "1"
+SIDE = 2  # the side channel's columns: mean and log rms of a row
 
 
 class Window(Protocol):
@@ -41,24 +41,35 @@ class Window(Protocol):
 class TemporalEncoder(nn.Module):
     """Windows [B, T, F] in natural units to vectors [B, D].
 
-    prelude -> asinh -> layer_norm -> temporal_projection -> relu -> dropout -> pooling. The
-    prelude brings every feature to one scale, from statistics that are part of the model: training
-    and inference cannot disagree. `F.layer_norm` alone does not do that (one feature of size A
-    leaves the others 11.4/A of their scale); it bounds what is left.
+    prelude -> squash -> layer_norm -> temporal_projection -> activation -> dropout -> position ->
+    transformer layers, if any -> attention pooling. The prelude brings every feature to one scale,
+    from statistics that are part of the model: training and inference cannot disagree.
+    `F.layer_norm` alone does not do that (one feature of size A leaves the others 11.4/A of their
+    scale); it bounds what is left.
 
     Args:
         n_features: F.
         d_model: D.
         prelude: `fitted` needs a scaling; `running` keeps running statistics while it trains;
-            `none` is the original report's fix, and warns.
-        squash: `asinh` after the prelude, or `none`; a fitted scaling says it of each feature.
+            `none` leaves features as they are, and warns.
+        squash: After the prelude: `asinh`, `clip` (smooth, within 3) or `none`; a fitted scaling
+            says it of each feature.
         scaling: The scaling fitted on train, for `fitted`.
         features: Names of the features in order; batches are checked against them.
-        dropout: After the activation.
+        norm: What `layer_norm` is taken over: the `row`, or each `block` of it first and then the
+            row. Blocks of fewer than 8 features and unscaled ones are refused: of two features
+            only the sign of their difference is left.
+        side_channel: Mean and log rms of each row, which layer_norm takes away, as two more inputs
+            of the projection.
+        activation: `relu`, `gelu` or `silu`.
+        dropout: After the activation, and in transformer layers.
+        layers: Number of transformer layers.
+        heads: Of each of them; a divisor of D.
         max_window: The longest T.
 
     Raises:
-        ConfigError: when `fitted` has no scaling, or the scaling is of other features.
+        ConfigError: when an option is none of these, `fitted` has no scaling, or the scaling is of
+            other features.
 
     Example:
         >>> encoder = TemporalEncoder(5, 16, prelude="running")
@@ -66,48 +77,51 @@ class TemporalEncoder(nn.Module):
         torch.Size([3, 16])
     """
 
-    center: Tensor
-    scale: Tensor
-    squashed: Tensor
-    seen: Tensor
-
     def __init__(
         self,
         n_features: int,
         d_model: int = 128,
         *,
-        prelude: Prelude = "fitted",
+        prelude: Kind = "fitted",
         squash: Squash = "asinh",
         scaling: Scaling | None = None,
         features: Sequence[str] = (),
+        norm: Norm = "row",
+        side_channel: bool = False,
+        activation: Activation = "relu",
         dropout: float = 0.1,
+        layers: int = 0,
+        heads: int = 4,
         max_window: int = MAX_WINDOW,
     ) -> None:
         super().__init__()
-        _check(n_features, prelude, squash, scaling, features)
-        self.prelude, self.squash = prelude, squash
-        self.features = tuple(features or (scaling.names if scaling is not None else ()))
         self.config: dict[str, Any] = {
             "n_features": n_features,
             "d_model": d_model,
             "prelude": prelude,
             "squash": squash,
+            "norm": norm,
+            "side_channel": side_channel,
+            "activation": activation,
             "dropout": dropout,
+            "layers": layers,
+            "heads": heads,
             "max_window": max_window,
         }
-        center, scale = torch.zeros(n_features), torch.ones(n_features)
-        squashed = torch.full((n_features,), squash == "asinh")
-        if prelude == "fitted" and scaling is not None:
-            center, scale = (
-                torch.from_numpy(x.astype(np.float32)) for x in (scaling.center, scaling.scale)
-            )
-            squashed = torch.from_numpy(scaling.squash.copy())
-        self.register_buffer("center", center)
-        self.register_buffer("scale", scale)
-        self.register_buffer("squashed", squashed)
-        self.register_buffer("seen", torch.zeros(()))
-        self.temporal_projection = nn.Linear(n_features, d_model)
+        self.features = tuple(features or (scaling.names if scaling is not None else ()))
+        self._blocks = check_options(self.config, scaling, self.features)
+        if prelude == "none":
+            warnings.warn(untreated(), stacklevel=2)
+        self.prelude = Prelude(n_features, prelude, squash, scaling, self.features)
+        inputs = n_features + (SIDE if side_channel else 0)
+        self.temporal_projection = nn.Linear(inputs, d_model)
+        self.activation = ACTIVATIONS[activation]
         self.dropout = nn.Dropout(dropout)
+        # The last row of a window is the last one here, so that windows of any length share it.
+        self.position = nn.Parameter(0.02 * torch.randn(max_window, d_model))
+        self.layers = nn.ModuleList(
+            TransformerLayer(d_model, heads, dropout) for _ in range(layers)
+        )
         self.pooling = AttentionPooling(d_model, max_window)
 
     @classmethod
@@ -116,203 +130,111 @@ class TemporalEncoder(nn.Module):
         dataset: Dataset,
         d_model: int = 128,
         *,
-        prelude: Prelude = "fitted",
+        prelude: Kind = "fitted",
         squash: Squash = "asinh",
-        dropout: float = 0.1,
+        **options: Any,  # noqa: ANN401  # those of TemporalEncoder
     ) -> TemporalEncoder:
-        """An encoder for the features of a dataset, with the scaling that was fitted on it."""
-        return cls(
-            len(dataset.names),
-            d_model,
-            prelude=prelude,
-            squash=squash,
-            scaling=dataset.scaling if prelude == "fitted" else None,
-            features=dataset.names,
-            dropout=dropout,
-        )
+        """An encoder for the features of a dataset, with the scaling that was fitted on its train.
+
+        With `prelude="none"` it warns with what the audit measures of the dataset's rows so.
+
+        Raises:
+            ConfigError: as TemporalEncoder.
+        """
+        options |= {"prelude": prelude, "squash": squash, "features": dataset.names}
+        if prelude == "fitted":
+            options["scaling"] = dataset.scaling
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="prelude='none'")
+            encoder = cls(len(dataset.names), d_model, **options)
+        if prelude == "none":
+            warnings.warn(untreated(dataset, squash), stacklevel=2)
+        return encoder
 
     def forward(self, x: Tensor | Window, mask_BT: Tensor | None = None) -> Tensor:
         """Vectors [B, D] of windows [B, T, F]; `mask_BT` is false on rows that do not count.
 
+        A window of which no row counts becomes 0.
+
         Raises:
-            ConfigError: when the batch has other features, or another order of them.
+            ConfigError: when the batch has other features, another order of them, or longer
+                windows than `max_window`.
         """
-        x_BTF = self._rows(x)
-        h_BTD = F.relu(self.temporal_projection(self.treat(x_BTF)))
-        pooled: Tensor = self.pooling(self.dropout(h_BTD), mask_BT)
+        h_BTD = self.project(x, mask_BT)
+        h_BTD = self.dropout(self.activation(h_BTD))
+        h_BTD = h_BTD + self.position[len(self.position) - h_BTD.shape[1] :]
+        for layer in self.layers:
+            h_BTD = layer(h_BTD, mask_BT)
+        pooled: Tensor = self.pooling(h_BTD, mask_BT)
         return pooled
 
-    def treat(self, x_BTF: Tensor) -> Tensor:
-        """What the projection sees: scaled, squashed, and normalised within each row.
+    def project(self, x: Tensor | Window, mask_BT: Tensor | None = None) -> Tensor:
+        """What temporal_projection makes of windows: [B, T, D] before the activation."""
+        treated_BTF = self.treat(x, mask_BT).to(self.temporal_projection.weight.dtype)
+        projected: Tensor = self.temporal_projection(treated_BTF)
+        return projected
+
+    def treat(self, x: Tensor | Window, mask_BT: Tensor | None = None) -> Tensor:
+        """What the projection sees: scaled, squashed, and normalised within each row, float32.
 
         It has no parameters and its input needs no gradient, so none is recorded.
         """
-        with torch.no_grad():
-            if self.prelude == "running" and self.training:
-                self._follow(x_BTF)
-            if self.prelude != "none":
-                x_BTF = (x_BTF - self.center) / self.scale
-            if self.prelude == "fitted":
-                x_BTF = torch.where(self.squashed, torch.asinh(x_BTF), x_BTF)
-            elif self.squash == "asinh":
-                x_BTF = torch.asinh(x_BTF)
-            return F.layer_norm(x_BTF, x_BTF.shape[-1:])
+        x_BTF = self._rows(x)
+        with torch.set_grad_enabled(x_BTF.requires_grad and torch.is_grad_enabled()):
+            scaled = self.prelude(x_BTF, mask_BT)
+            if mask_BT is not None:  # what does not count may be a hole, and 0 times NaN is NaN
+                scaled = scaled.masked_fill(~mask_BT.unsqueeze(-1), 0.0)
+            treated = scaled
+            if self._blocks:
+                parts = treated.split(list(self._blocks), dim=-1)
+                treated = torch.cat([F.layer_norm(part, part.shape[-1:]) for part in parts], -1)
+            treated = F.layer_norm(treated, treated.shape[-1:])
+            if self.config["side_channel"]:
+                treated = torch.cat([treated, _side(scaled)], dim=-1)
+            return treated
 
     def save(self, path: str | Path, **metadata: str) -> None:
         """Writes weights, statistics, names and options as one safetensors file."""
-        head = {
-            "format": FORMAT,
-            "config": json.dumps(self.config),
-            "features": json.dumps(self.features),
-        }
-        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        save_file(tensors, str(path), metadata=head | metadata)
+        write_encoder(self, path, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> TemporalEncoder:
-        """Reads what `save` wrote.
+        """Reads what `save` wrote, in eval.
 
         Raises:
             DatasetError: when the file is missing or is no encoder.
         """
-        try:
-            with safe_open(str(path), "pt") as file:
-                head = file.metadata() or {}
-                if head.get("format") != FORMAT:
-                    raise ValueError(f"format {head.get('format')}, not {FORMAT}")
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping
-            config, features = json.loads(head["config"]), json.loads(head["features"])
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it was told when the encoder was made
-                made = cls(**config | {"prelude": "none"}, features=features)
-            made.prelude = config["prelude"]
-            made.config = config
-            own = {key: t for key, t in tensors.items() if not key.startswith("head.")}
-            made.load_state_dict(own)
-        except (OSError, SafetensorError, ValueError, KeyError, RuntimeError, TypeError) as error:
-            raise DatasetError(
-                Problem(
-                    "this is no saved encoder",
-                    where=str(path),
-                    expected="what encoder.save(path) wrote",
-                    got=str(error)[:200],
-                    fix="encoder.save(path)",
-                )
-            ) from error
-        return made.eval()
+        return read_encoder(cls, path)
+
+    def to_onnx(self, path: str | Path, window: int = 20) -> None:
+        """Writes the encoder for onnxruntime: `features` [B, T, F] in natural units to `z` [B, D].
+
+        B may be any number when it is run, T is the window. Needs the extra `onnx`.
+
+        Raises:
+            MissingExtraError: when onnx or onnxscript is not installed.
+        """
+        to_onnx(self, path, window)
 
     def _rows(self, x: Tensor | Window) -> Tensor:
-        if isinstance(x, Tensor):
-            return x
-        if self.features and tuple(x.names) != self.features:
-            pairs = zip(self.features, x.names, strict=False)
-            at = next(
-                (k for k, (a, b) in enumerate(pairs) if a != b),
-                min(len(self.features), len(x.names)),
-            )
+        if not isinstance(x, Tensor):
+            if self.features:
+                check_names(self.features, x.names, "the batch is")
+            x = x.features
+        if x.shape[-1] != self.config["n_features"] or x.shape[1] > self.config["max_window"]:
             raise ConfigError(
                 Problem(
-                    "the batch has other features than the encoder",
-                    where=f"feature {at + 1}",
-                    expected=_at(self.features, at),
-                    got=_at(x.names, at),
-                    fix="TemporalEncoder.from_dataset(dataset)",
+                    "the windows are not of the encoder's shape",
+                    expected=f"[B, at most {self.config['max_window']}, "
+                    f"{self.config['n_features']}]",
+                    got=str(list(x.shape)),
+                    fix="TemporalEncoder.from_dataset(dataset, max_window=...)",
                 )
             )
-        return x.features
-
-    def _follow(self, x_BTF: Tensor) -> None:
-        """Moves the running mean and deviation by a batch (Chan, Golub, LeVeque 1983)."""
-        rows = x_BTF.reshape(-1, x_BTF.shape[-1]).float()
-        n, seen = float(len(rows)), float(self.seen)
-        total = seen + n
-        mean, variance = rows.mean(0), rows.var(0, correction=0)
-        step = mean - self.center
-        merged = (seen * self.scale**2 if seen else 0.0) + n * variance + step**2 * seen * n / total
-        self.center += step * n / total
-        deviation = torch.sqrt(merged / total)
-        self.scale.copy_(torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
-        self.seen.fill_(min(total, 1e7))
+        return x
 
 
-class AttentionPooling(nn.Module):
-    """Vectors [B, T, D] to one [B, D]: a weighted mean over T whose weights are learned."""
-
-    def __init__(self, d_model: int, max_window: int, hidden: int = 32) -> None:
-        super().__init__()
-        self.hidden = nn.Linear(d_model, hidden)
-        self.score = nn.Linear(hidden, 1)
-        # Of each step back from the last row, so that windows of any length share it.
-        self.step = nn.Parameter(torch.zeros(max_window))
-
-    def forward(self, h_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
-        """The pooled vectors [B, D]."""
-        t = h_BTD.shape[1]
-        score_BT = self.score(torch.tanh(self.hidden(h_BTD))).squeeze(-1) + self.step[:t].flip(0)
-        if mask_BT is not None:
-            score_BT = score_BT.masked_fill(~mask_BT, -torch.inf)
-        return (torch.softmax(score_BT, dim=1).unsqueeze(-1) * h_BTD).sum(dim=1)
-
-
-def _at(names: Sequence[str], at: int) -> str:
-    return f"{names[at] if at < len(names) else 'the end'}, of {len(names)}"
-
-
-def _check(
-    n_features: int, prelude: str, squash: str, scaling: Scaling | None, features: Sequence[str]
-) -> None:
-    problems = []
-    if prelude not in ("fitted", "running", "none"):
-        problems.append(
-            Problem(
-                "there is no such prelude",
-                expected="fitted | running | none",
-                got=repr(prelude),
-                fix='prelude="fitted"',
-            )
-        )
-    if squash not in ("asinh", "none"):
-        problems.append(
-            Problem(
-                "there is no such squash",
-                expected="asinh | none",
-                got=repr(squash),
-                fix='squash="asinh"',
-            )
-        )
-    if prelude == "fitted" and scaling is None:
-        problems.append(
-            Problem(
-                "a fitted prelude needs the statistics it was fitted with",
-                expected="scaling=dataset.scaling",
-                got="no scaling",
-                fix="TemporalEncoder.from_dataset(dataset)",
-            )
-        )
-    if scaling is not None and len(scaling.names) != n_features:
-        problems.append(
-            Problem(
-                "the scaling is of another width",
-                expected=str(n_features),
-                got=str(len(scaling.names)),
-                fix="TemporalEncoder.from_dataset(dataset)",
-            )
-        )
-    if scaling is not None and features and tuple(features) != scaling.names:
-        problems.append(
-            Problem(
-                "the scaling is of other features, or of another order",
-                expected=", ".join(features[:5]),
-                got=", ".join(scaling.names[:5]),
-                fix="TemporalEncoder.from_dataset(dataset)",
-            )
-        )
-    if problems:
-        raise ConfigError(*problems)
-    if prelude == "none":
-        warnings.warn(
-            "prelude='none': layer_norm bounds a row but does not bring its features to one scale; "
-            "one feature of size A leaves the others a deviation of 11.4/A. "
-            "Fix: TemporalEncoder.from_dataset(dataset)",
-            stacklevel=3,
-        )
+def _side(x_BTF: Tensor) -> Tensor:
+    """Mean and log rms of each row, [B, T, 2]."""
+    square = (x_BTF**2).mean(-1, keepdim=True)
+    return torch.cat([x_BTF.mean(-1, keepdim=True), 0.5 * torch.log(square + 1e-12)], dim=-1)

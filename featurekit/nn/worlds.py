@@ -1,5 +1,7 @@
-"""A trading stream whose blocks live on different scales: 70 market features within [-2, 2], 35
-indicators from 1e-4 to 100, and 24 position features that are 0 while flat and reach 1e4.
+"""A simulated trading stream whose blocks live on different scales.
+
+70 market features within [-2, 2], 35 indicators from 1e-4 to 100, and 24 position features that are
+0 while flat and reach 1e4.
 
 Axes: n windows, T bars, k features of one block or F of all. Left open by the text and chosen here:
 columns are ordered market, indicator, position; coefficients are uniform in their ranges; noise is
