@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import polars as pl
 
+from featurekit.bins import RELATIVE_ERROR
 from featurekit.errors import (
     ConfigError,
     DataError,
@@ -35,6 +36,7 @@ BOUND = 3.0  # that the smooth clip stays within
 NORMAL_IQR = 1.349  # interquartile range of a normal distribution of standard deviation 1
 # A standard deviation below this share of the mean is the rounding of a constant to float32.
 RESOLUTION = 1e-7
+COARSE = 3.0  # errors of the quartiles that their distance has to exceed to be one
 INFLATED = 0.25  # share of exact zeros from which on one quartile is no measure of the other values
 REPRESENTATIVE = 1_000  # rows of a slice that a scale is trusted on
 
@@ -98,9 +100,9 @@ class Scaling:
             Holzmueller, Grinsztajn and Steinwart 2024.
         constant: Features that did not vary in train: there is no scale, and nothing was learned
             from them, so they become 0 whatever they are later.
-        inflated: Features that are exactly 0 on a quarter of train or more, or whose quartiles
-            coincide: these are divided by their standard deviation under `robust` too, as there
-            is no interquartile range.
+        inflated: Features that are exactly 0 on a quarter of train or more. Under `robust` also
+            those whose quartiles coincide, or nearly: they are divided by their standard deviation,
+            as there is no interquartile range.
         thin: Inflated features that are not 0 on fewer than 1,000 rows of train.
 
     Example:
@@ -136,13 +138,16 @@ class Scaling:
         kinds, squashes = zip(*(spec.of(name) for name in profile.names), strict=True)
         kind = np.array(kinds)
         flat = ~(deviation > RESOLUTION * np.abs(profile.mean))
-        inflated = (profile.zeros >= INFLATED * profile.count) | ~(spread > 0.0)
+        # The histogram tells a quartile within 1/32 of its value: of a price that hardly moves both
+        # lie in one bin.
+        coarse = ~(spread > (np.abs(low) + np.abs(high)) * RELATIVE_ERROR * COARSE)
+        inflated = (profile.zeros >= INFLATED * profile.count) | (coarse & (kind == "robust"))
         constant = flat & (kind != "none")
         inflated &= ~flat & (kind != "none")
         thin = inflated & (profile.count - profile.zeros < REPRESENTATIVE) & (profile.zeros > 0)
         center = np.select([kind == "standard", kind == "robust"], [profile.mean, middle], 0.0)
         scale = np.select(
-            [constant | (kind == "none"), (kind == "standard") | ~(spread > 0.0)],
+            [constant | (kind == "none"), (kind == "standard") | coarse],
             [1.0, deviation],
             spread,
         )

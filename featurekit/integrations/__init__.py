@@ -1,1 +1,1 @@
-"""Where featurekit meets other libraries, one module each; each names the extra that it needs."""
+"""featurekit inside of other libraries, each behind the extra of its name."""
