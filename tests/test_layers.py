@@ -84,6 +84,7 @@ THIRD_PARTY = {
         "dataset/tensors.py",
         "dataset/treatment.py",
         "integrations/sb3.py",
+        "integrations/lightning.py",
     },
     "talib": set(),
     "pandas": set(),
@@ -93,6 +94,10 @@ THIRD_PARTY = {
     "pyarrow": {"export/hf.py"},
     "gymnasium": {"integrations/gym.py", "integrations/sb3.py"},
     "stable_baselines3": {"integrations/sb3.py"},
+    "onnx": {"nn/saving.py"},
+    "onnxscript": {"nn/saving.py"},
+    "mlflow": {"nn/health.py"},
+    "lightning": {"integrations/lightning.py"},
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -19,6 +19,11 @@ from featurekit.integrations.sklearn import BarFeatures, FeatureScaler
 from featurekit.nn import TemporalEncoder
 from featurekit.pipeline import Pipeline
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from featurekit.scaling import Kind, Squash
+
 ROOT = Path(__file__).parents[1]
 NAMES = ["market.a", "market.b", "position.c"]
 HOUR = 3_600_000_000_000
@@ -26,7 +31,9 @@ HOUR = 3_600_000_000_000
 
 @parametrize_with_checks([FeatureScaler(), FeatureScaler("robust", "clip")])
 @pytest.mark.filterwarnings("ignore::featurekit.errors.UnrepresentativeWarning")
-def test_scikit_learns_own_checks_pass(estimator: Any, check: Any) -> None:
+def test_scikit_learns_own_checks_pass(
+    estimator: FeatureScaler, check: Callable[[FeatureScaler], None]
+) -> None:
     check(estimator)
 
 
@@ -39,7 +46,7 @@ def table(n: int = 4000) -> pl.DataFrame:
 
 @pytest.mark.parametrize("squash", ["asinh", "clip", "none"])
 @pytest.mark.parametrize("kind", ["standard", "robust", "none"])
-def test_numpy_polars_scikit_learn_and_the_encoder_agree(kind: Any, squash: Any) -> None:
+def test_numpy_polars_scikit_learn_and_the_encoder_agree(kind: Kind, squash: Squash) -> None:
     frame = table()
     rows = frame.to_numpy()
     scaler = FeatureScaler(kind, squash, features={"market.b": {"squash": "none"}}).fit(frame)

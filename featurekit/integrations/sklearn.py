@@ -6,11 +6,9 @@ Axes: n rows, F features.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -20,6 +18,9 @@ from featurekit.profile import Profile
 from featurekit.scaling import Kind, Scaling, ScalingSpec, Squash, Treatment
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import polars as pl
     from numpy.typing import NDArray
 
 

@@ -52,6 +52,16 @@ class World:
 
 
 @dataclass(frozen=True)
+class Windows:
+    """Windows of a stream, and what is to be learned from the last bar of each."""
+
+    x: F4  # [n, T, F]
+    value: F4  # [n]: half of its deviation is noise
+    action: NDArray[np.int64]  # [n]: 0 sell, 1 hold, 2 buy; a twentieth is drawn at random
+    active: NDArray[np.bool_]  # [n]
+
+
+@dataclass(frozen=True)
 class Structure:
     """What all splits and both worlds of a seed share."""
 
@@ -93,6 +103,46 @@ def world(
         x_nTF[..., MARKET : -len(POSITION)] = indicators(rng, structure, windows, calm=calm)
     active[..., -len(POSITION) :] = positions(rng, windows, inside=0.0 if calm else INSIDE)
     return World(NAMES, tuple(name.split(".")[0] for name in NAMES), flat, active)
+
+
+def stream(
+    rng: np.random.Generator, structure: Structure, active: NDArray[np.bool_], *, calm: bool
+) -> Windows:
+    """Windows in order, with a position where `active` says so, and their targets."""
+    n = len(active)
+    x_nTF = np.zeros((n, T, len(NAMES)), np.float32)
+    x_nTF[..., :MARKET] = market(rng, structure, n)
+    x_nTF[..., MARKET : -len(POSITION)] = indicators(rng, structure, n, calm=calm)
+    inside = 0.0 if calm else INSIDE
+    x_nTF[active, :, -len(POSITION) :] = positions(rng, int(active.sum()), inside=inside)
+    signal = targets(x_nTF, calm=calm)
+    value = signal + np.float32(0.5) * rng.standard_normal(n, np.float32)
+    action = 1 + (signal > 0.5).astype(np.int64) - (signal < -0.5)
+    random = rng.random(n) < 0.05
+    return Windows(x_nTF, value, np.where(random, rng.integers(0, 3, n), action), active)
+
+
+def targets(x_nTF: F4, *, calm: bool) -> F4:
+    """What the last bars say, without noise: all three blocks are needed.
+
+    0.6 m1 + 0.45 rsi + 0.45 tiny, and of a position 0.6 tanh(z/6) - 0.4 (held - 200)/150
+    + 0.4 (stop distance - 255)/140 + 0.4 side m2. Left open by the text, chosen here: the weights
+    of the four market features and of the 10-bar mean of a fifth in m1, of the two in m2, all of
+    about unit variance together.
+    """
+    last = x_nTF[:, -1]
+    at = {name: last[:, k] for k, name in enumerate(NAMES)}
+    m1 = last[:, :4] @ np.array([0.6, -0.5, 0.4, -0.3], np.float32)
+    m1 = m1 + np.float32(0.7) * x_nTF[:, -10:, 4].mean(axis=1)
+    m2 = (last[:, 5] + last[:, 6]) / np.float32(np.sqrt(2))
+    rsi = at["indicator.rsi_00"] if calm else (at["indicator.rsi_00"] - 50) / 18
+    signal = 0.6 * m1 + 0.45 * rsi + 0.45 * 1e4 * at["indicator.tiny_00"]
+    held = 0.6 * np.tanh(8 * at["position.move_scaled"] / 6)
+    held -= 0.4 * (at["position.bars_held"] - 200) / 150
+    held += 0.4 * (at["position.stop_distance"] - 255) / 140
+    held += 0.4 * at["position.side"] * m2
+    said: F4 = (signal + at["position.active_flag"] * held).astype(np.float32)
+    return said
 
 
 def ar1(rng: np.random.Generator, rho_k: F4, windows: int) -> F4:

@@ -1,0 +1,62 @@
+"""Stable-Baselines3: GradientHealth as a callback."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from featurekit.errors import MissingExtraError, Problem
+from featurekit.nn.health import GradientHealth, encoder_of
+
+try:
+    from stable_baselines3.common.callbacks import BaseCallback
+except ImportError as error:
+    raise MissingExtraError(
+        Problem(
+            "the callback is of stable-baselines3",
+            where="featurekit.integrations.health_sb3",
+            expected="the extra 'sb3'",
+            got=str(error),
+            fix='pip install "featurekit[sb3]"',
+        )
+    ) from error
+
+
+class HealthCallback(BaseCallback):  # type: ignore[misc]  # untyped without the extra
+    """Measures the encoder in a policy at every so many of its updates, and records it.
+
+    The probes are the first flat and active windows of the updates, the gradients those before
+    the algorithm clips them. `model.learn(..., callback=HealthCallback(every=100))`.
+
+    Args:
+        options: Those of `GradientHealth`; `max_norm` is the algorithm's if it is not given.
+
+    Attributes:
+        health: The `GradientHealth`, from the start of the training on.
+
+    Raises:
+        ConfigError: when the training starts and the policy has no `TemporalEncoder`.
+    """
+
+    health: GradientHealth
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401  # those of GradientHealth
+        super().__init__()
+        self.options, self._recorded = options, 0
+
+    def _on_training_start(self) -> None:
+        policy = self.model.policy
+        self.options.setdefault("max_norm", getattr(self.model, "max_grad_norm", None))
+        self.health = GradientHealth(encoder_of(policy), policy.optimizer, **self.options)
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        # The updates of the rollout before: SB3 writes its record out after the next one.
+        if len(self.health.history) > self._recorded:
+            self._recorded = len(self.health.history)
+            for name, value in self.health.report.scalars().items():
+                self.logger.record(f"health/{name}", value)
+
+    def _on_training_end(self) -> None:
+        self.health.close()
