@@ -93,7 +93,7 @@ THIRD_PARTY = {
     "datasets": {"export/hf.py"},
     "pyarrow": {"export/hf.py"},
     "gymnasium": {"integrations/gym.py", "integrations/sb3.py"},
-    "stable_baselines3": {"integrations/sb3.py"},
+    "stable_baselines3": {"integrations/sb3.py", "integrations/health_sb3.py"},
     "onnx": {"nn/saving.py"},
     "onnxscript": {"nn/saving.py"},
     "mlflow": {"nn/health.py"},

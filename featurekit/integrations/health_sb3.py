@@ -21,7 +21,7 @@ except ImportError as error:
     ) from error
 
 
-class HealthCallback(BaseCallback):  # type: ignore[misc]  # untyped without the extra
+class HealthCallback(BaseCallback):
     """Measures the encoder in a policy at every so many of its updates, and records it.
 
     The probes are the first flat and active windows of the updates, the gradients those before
