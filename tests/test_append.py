@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurekit.dataset import Dataset, DatasetWriter, Target, open_dataset
-from featurekit.dataset.writer import Planned
+from featurekit.dataset.places import Planned
 from featurekit.errors import DatasetError
 from featurekit.feature import Feature
 from featurekit.scaling import Scaling

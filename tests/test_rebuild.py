@@ -424,3 +424,17 @@ def test_what_is_damaged_is_built_again(
         assert before <= {shard.file for shard in built.dataset.manifest.shards}
     assert_equals_a_full_build(desk, built)
     assert desk.build().up_to_date
+
+
+def test_what_was_set_aside_is_told_again_and_is_part_of_the_input(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.bars["EUR"] = changed(desk.bars["EUR"], 700, high=0.0)
+    first = desk.build(on_bad="quarantine")
+    again = desk.build(on_bad="quarantine")
+    assert (first.up_to_date, again.up_to_date) == (False, True)
+    assert first.quarantined == again.quarantined > 0
+    desk.bars["EUR"] = bars_of("EUR")
+    built = desk.build(on_bad="quarantine")
+    assert (built.up_to_date, built.quarantined) == (False, 0)
+    assert not list(built.dataset.generation.glob("quarantine/*"))
+    assert_equals_a_full_build(desk, built)

@@ -12,7 +12,7 @@ from featurekit.build.fills import Fills
 from featurekit.build.parts import Part, parts_of, warmup_of
 from featurekit.build.saved import Saved, digest_rows
 from featurekit.dataset.manifest import content_digest
-from featurekit.dataset.writer import Planned
+from featurekit.dataset.places import Planned
 from featurekit.inputs import columns_of_bars
 
 if TYPE_CHECKING:

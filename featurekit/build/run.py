@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
+import polars as pl
 
 from featurekit.audit import audit_subject, check_names
 from featurekit.build.base import input_digest, open_base, rows_digest, versions
@@ -159,6 +160,8 @@ class _Run:
     def _found(self, base: Base) -> Dataset:
         audit = json.loads((base.dataset.generation / "audit.json").read_bytes())
         self.verdict = audit["verdict"]
+        aside = (base.dataset.generation / "quarantine").glob("*.parquet")
+        self.quarantined = sum(pl.scan_parquet(p).select(pl.len()).collect().item() for p in aside)
         return base.dataset
 
     def build(self, scratch: Path) -> Dataset:
