@@ -137,7 +137,7 @@ class Manifest:
     scaling: Mapping[str, Any] | None
     versions: Mapping[str, str]
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the features in the order of their columns."""
         return tuple(feature.name for feature in self.features)
