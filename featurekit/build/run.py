@@ -27,6 +27,7 @@ from featurekit.conditions import Conditions
 from featurekit.dataset import DatasetWriter, Target
 from featurekit.dataset.audited import subject
 from featurekit.dataset.manifest import content_digest, file_digest
+from featurekit.dataset.staging import remove_leftovers
 from featurekit.dataset.windows import SPLITS
 from featurekit.dataset.writer import SHARD_BYTES
 from featurekit.document import read_yaml
@@ -162,6 +163,7 @@ class _Run:
         self.verdict = audit["verdict"]
         aside = (base.dataset.generation / "quarantine").glob("*.parquet")
         self.quarantined = sum(pl.scan_parquet(p).select(pl.len()).collect().item() for p in aside)
+        remove_leftovers(self.root)  # a build that was killed after its commit has no other heir
         return base.dataset
 
     def build(self, scratch: Path) -> Dataset:

@@ -7,9 +7,10 @@
    file system and in every object store. Readers follow nothing else.
 
 A build that ends before 3 leaves the old generation as it was. Whenever some of its shards are
-finished it notes how far it is, in `checkpoint-N/`: if it is then killed, or the disk is full, the
-next build of the same fingerprint goes on from there. Whatever else it wrote is removed, by itself
-or by the next build. Older generations stay until they are pruned: somebody may be reading them.
+finished it notes how far it is, in `checkpoint-N-DIGEST/`: if it is then killed, or the disk is
+full, the next build of the same fingerprint goes on from there. Whatever else it wrote is removed,
+by itself or by the next build. Older generations stay until they are pruned: somebody may be
+reading them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from featurekit.dataset.manifest import (
     SHARD_FILE,
     STORED_NAME,
     StoredFile,
+    content_digest,
     file_digest,
 )
 from featurekit.errors import ConfigError, DataError, DatasetError, Problem
@@ -106,23 +108,30 @@ class Staging:
 
     @property
     def checkpoint(self) -> Path | None:
-        """How far a build of this fingerprint came that did not end, if it noted it."""
+        """How far a build of this fingerprint came that did not end, if its note is whole."""
         found = sorted(self.path.glob(f"{CHECKPOINT}*"))
-        return found[-1] if found else None
+        if not found:
+            return None
+        held = {path.name: file_digest(path) for path in found[-1].iterdir()}
+        return found[-1] if found[-1].name.endswith(content_digest(held)) else None
 
     def note(self, finished: int, files: Mapping[str, bytes | Path]) -> None:
         """Notes how far this build is, with so many shards finished, in place of before."""
-        new, before = self.path / "noting", self.checkpoint
+        new, before = self.path / "noting", list(self.path.glob(f"{CHECKPOINT}*"))
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
-        for name, content in files.items():
-            _put(new / name, content)
+        held = {name: _put(new / name, content).xxh3_128 for name, content in files.items()}
         sync(new)
         sync(self.shards)
-        new.rename(self.path / f"{CHECKPOINT}{finished:05d}")
+        new.rename(self.path / f"{CHECKPOINT}{finished:05d}-{content_digest(held)}")
         sync(self.path)
-        if before is not None:
-            shutil.rmtree(before)
+        for path in before:
+            shutil.rmtree(path)
+
+    def forget(self) -> None:
+        """Removes what was noted: this build begins anew."""
+        for path in self.path.glob(f"{CHECKPOINT}*"):
+            shutil.rmtree(path)
 
     def store(self, name: str, content: bytes | Path) -> StoredFile:
         """Puts bytes, or a copy of a file, beside the manifest.
@@ -272,6 +281,14 @@ def lock(root: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def remove_leftovers(root: Path) -> None:
+    """Removes what interrupted builds left, unless another build is writing or nobody can."""
+    with suppress(OSError, DatasetError):
+        if any(map(_is_staging, root.iterdir())):
+            with lock(root):
+                _remove_leftovers(root)
 
 
 def _remove_leftovers(root: Path, keep: Path | None = None) -> None:

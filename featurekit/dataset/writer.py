@@ -168,7 +168,8 @@ class DatasetWriter:
     def resume(self) -> Path | None:
         """Takes over what a build that was interrupted has noted: the directory of its files.
 
-        Its finished shards are read again; if one is damaged, or nothing was noted, it is None.
+        Its finished shards are read again; if one is damaged, or the note is, or there is none, it
+        is None.
         """
         directory = self.staging.checkpoint
         noted: dict[str, Any] = {"shards": [], "places": {}}
@@ -181,6 +182,9 @@ class DatasetWriter:
             for shard, (whole, blocks) in zip(shards, noted["shards"], strict=True)
         ):
             noted, shards = {"shards": [], "places": {}}, []
+        if not shards:
+            with disk(self.root):
+                self.staging.forget()
         for symbol, place in noted["places"].items():
             self._places[symbol].take_over(place)
         for shard in self._shards[len(shards) :]:
