@@ -7,12 +7,15 @@ touches the threads of polars itself, so that what it forks can have its own.
 from __future__ import annotations
 
 import ctypes
+import errno
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from contextlib import redirect_stderr, redirect_stdout
@@ -33,13 +36,14 @@ class Steps:
 
     A step is a call that makes, renames, removes, opens for writing, writes or syncs. At step `at`
     the process is killed, or with an `error` number this call and those after it are refused, as a
-    disk that is full stays full. A step that is `torn` has done half of its work before.
+    disk that is full stays full. A step that is `torn` has done half of its work before. With
+    `stop`, the process only stops there, until it is told to go on.
     """
 
     def __init__(
-        self, root: Path, at: int = -1, *, torn: bool = False, error: int = 0, last: int = 1 << 60
+        self, root: Path, at: int = -1, *, torn: bool = False, error: int = 0, stop: bool = False
     ) -> None:
-        self.root, self.at, self.torn, self.error, self.last = str(root), at, torn, error, last
+        self.root, self.at, self.torn, self.error, self.stop = str(root), at, torn, error, stop
         self.seen: list[tuple[str, str]] = []
         self._pwrite, self._fsync = os.pwrite, os.fsync
 
@@ -72,10 +76,14 @@ class Steps:
             return
         number = len(self.seen)
         self.seen.append((what, os.path.relpath(path, self.root)))
-        if number < self.at or self.at < 0 or number > self.last:
+        if number < self.at or self.at < 0:
+            return
+        if self.stop:
+            self.at = -1
+            os.kill(os.getpid(), signal.SIGSTOP)
             return
         if self.error:
-            if what in ("remove", "rmdir"):  # a full disk lets go of files
+            if self.error == errno.ENOSPC and what in ("remove", "rmdir"):
                 return
             raise OSError(self.error, os.strerror(self.error), path)
         if self.torn and what == "open":
@@ -111,29 +119,34 @@ def build(pipeline: str, out: str, **options: Any) -> dict[str, Any]:  # noqa: A
     }
 
 
-def cli(*args: str) -> dict[str, Any]:
-    """Exit code and output of a command line."""
+def cli(*args: str, shard_bytes: int | None = None) -> dict[str, Any]:
+    """Exit code and output of a command line; builds write shards of this size."""
+    from featurekit.build import build as real
     from featurekit.cli import main
 
-    out, err = io.StringIO(), io.StringIO()
+    if shard_bytes is not None:
+        assert real.__kwdefaults__ is not None
+        real.__kwdefaults__["shard_bytes"] = shard_bytes
+    out, err, code = io.StringIO(), io.StringIO(), 0
     with redirect_stdout(out), redirect_stderr(err):
         try:
-            code: object = main(list(args), standalone_mode=True)
+            main(list(args), standalone_mode=True)
         except SystemExit as ended:
-            code = ended.code
+            code = int(ended.code or 0)
         except BaseException:  # what a user would see
             traceback.print_exc()
             code = 1
-    return {"code": code or 0, "out": out.getvalue(), "err": err.getvalue()}
+    return {"code": code, "out": out.getvalue(), "err": err.getvalue()}
 
 
-def reads(out: str, until: str, most: float) -> dict[str, Any]:
-    """Opens and reads a dataset again and again until a file is there: what it has seen."""
+def reads(out: str, until: str) -> dict[str, Any]:
+    """Opens and reads a dataset again and again, until a file is there and once more after it."""
     import featurekit as fk
 
     seen: dict[str, str] = {}
-    opened, end = 0, time.monotonic() + most
-    while not os.path.exists(until) and time.monotonic() < end:
+    opened, last = 0, False
+    while not last:
+        last = os.path.exists(until)
         dataset = fk.open_dataset(out)
         dataset.read(0, dataset.rows)
         if dataset.generation.name not in seen:
@@ -143,25 +156,32 @@ def reads(out: str, until: str, most: float) -> dict[str, Any]:
     return {"seen": seen, "opened": opened}
 
 
-def full_disk(pipeline: str, disk: str, size: int, room: int) -> dict[str, Any]:
-    """Builds on a disk that is too small, and again when it has become larger."""
-    os.environ["TMPDIR"] = str(Path(pipeline).parent)  # scratch files lie elsewhere
-    Path(disk).mkdir(exist_ok=True)
-    _mount("tmpfs", disk, "tmpfs", 0, f"size={size}k")
-    out = Path(disk) / "out"
-    told = [cli("build", pipeline, "--out", str(out))]
-    left = _files(out)
-    _mount("tmpfs", disk, "tmpfs", _REMOUNT, f"size={room}k")
-    told.append(cli("build", pipeline, "--out", str(out)))
-    return {"told": told, "left": left, "files": _files(out)}
+def full_disk(pipeline: str, before: str | None, disk: str, share: float) -> dict[str, Any]:
+    """Builds on a disk that has room for a share of what comes, and again when it has been freed.
+
+    Of the first build what it said, and whether the dataset before it can still be verified.
+    """
+    out, filler = Path(disk) / "out", Path(disk) / "filler"
+    Path(disk).mkdir()
+    _mount("tmpfs", disk, "tmpfs", 0, "size=8m")
+    if before is not None:
+        shutil.copytree(before, out)
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    filler.write_bytes(bytes(max(free - int(share), 0)))
+    told = cli("build", pipeline, "--out", str(out), shard_bytes=1)
+    verified = cli("verify", str(out), "--full")
+    filler.unlink()
+    again = cli("build", pipeline, "--out", str(out), shard_bytes=1)
+    shutil.copytree(out, Path(disk + "-copy"))
+    return {"told": told, "verified": verified, "again": again}
 
 
 def full_scratch(pipeline: str, disk: str, out: str, size: int) -> dict[str, Any]:
-    """Builds where the scratch directory is what is too small."""
-    Path(disk).mkdir(exist_ok=True)
+    """Builds where the directory for scratch files is what is too small."""
+    Path(disk).mkdir()
     _mount("tmpfs", disk, "tmpfs", 0, f"size={size}k")
-    os.environ["TMPDIR"] = disk
-    return cli("build", pipeline, "--out", out)
+    tempfile.tempdir = disk
+    return cli("build", pipeline, "--out", out, shard_bytes=1)
 
 
 def read_only(pipeline: str, out: str) -> dict[str, Any]:
@@ -169,10 +189,6 @@ def read_only(pipeline: str, out: str) -> dict[str, Any]:
     _mount(out, out, None, _BIND, None)
     _mount(None, out, None, _REMOUNT | _BIND | _READ_ONLY, None)
     return {"read": cli("verify", out, "--full"), "told": cli("build", pipeline, "--out", out)}
-
-
-def _files(root: Path) -> list[str]:
-    return sorted(str(each.relative_to(root)) for each in root.rglob("*") if each.is_file())
 
 
 def _mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None) -> None:
@@ -258,7 +274,7 @@ def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         if "wait" in asked:
-            _answer(os.waitpid(asked["wait"], 0)[1])
+            _answer(os.waitpid(asked["wait"], os.WUNTRACED)[1])
             continue
         pid = os.fork()
         if not pid:
@@ -314,7 +330,7 @@ class Forks:
         return self._ask(run={**run, "result": str(result), **(how or {})})
 
     def wait(self, pid: int) -> int:
-        """How it ended: 0, or the signal that killed it."""
+        """Until it ends or stops: its wait status."""
         return self._ask(wait=pid)
 
     def run(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,12 +34,14 @@ from featurekit.dataset.staging import remove_leftovers
 from featurekit.dataset.windows import SPLITS
 from featurekit.dataset.writer import SHARD_BYTES
 from featurekit.document import read_yaml
-from featurekit.errors import ConfigError, DataError, Problem
+from featurekit.errors import ConfigError, DataError, DatasetError, Problem
 from featurekit.ingest import ingest
 from featurekit.scaling import Scaling
 from featurekit.timeline import duration
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from featurekit.audit import AuditReport
@@ -103,7 +108,7 @@ def build(
     run = _Run(pipeline, root, on_bad, resplit, verify, shard_bytes, progress)
     dataset = run.there_already()
     if dataset is None:
-        with tempfile.TemporaryDirectory(prefix="featurekit-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="featurekit-") as scratch, _room(scratch):
             dataset = run.build(Path(scratch))
     return Build(
         dataset=dataset,
@@ -351,6 +356,39 @@ class _Run:
                     }
                 )
         return grid.cells(), saved
+
+
+@contextmanager
+def _room(scratch: str) -> Iterator[None]:
+    """Tells a full disk of scratch files as such, whichever library met it, and not as bad input.
+
+    Raises:
+        DatasetError: when there is no room.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, DatasetError) or not _out_of_room(error):
+            raise
+        raise DatasetError(
+            Problem(
+                "scratch files cannot be written",
+                where=scratch,
+                got=os.strerror(errno.ENOSPC),
+                fix="free the disk, or scratch files on another one: TMPDIR=DIR featurekit build",
+            )
+        ) from error
+
+
+def _out_of_room(error: BaseException | None) -> bool:
+    """Whether this, or what it was raised from, is a full disk; not all of them have the number."""
+    if error is None:
+        return False
+    full = (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, OSError) and error.errno in full:
+        return True
+    text = str(error)
+    return any(f"(os error {code})" in text for code in full) or _out_of_room(error.__cause__)
 
 
 def _check_options(**given: tuple[str, ...]) -> None:

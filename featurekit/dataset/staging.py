@@ -67,10 +67,12 @@ class Staging:
 
     def __enter__(self) -> Staging:
         with disk(self.root), ExitStack() as opened:
-            _refuse_foreign(self.root)
+            if not (self.root / ".lock").is_file():
+                _refuse_foreign(self.root)  # in it, not even a lock is made
             self._made_root = not self.root.exists()
             self.root.mkdir(parents=True, exist_ok=True)
             opened.enter_context(lock(self.root))
+            _refuse_foreign(self.root)  # now nobody else is renaming what is in it
             opened.push(self._clean)
             _remove_leftovers(self.root, keep=self.path)
             self.number = last_number(self.root) + 1
