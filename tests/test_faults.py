@@ -12,7 +12,7 @@ import os
 import random
 import shutil
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,8 +28,10 @@ from featurekit.errors import DatasetError
 from tests.faulty import Forks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from featurekit.dataset import Dataset
 
 HOUR = 3_600_000_000_000
 ZERO = 1_600_000_000_000_000_000 // HOUR * HOUR
@@ -95,8 +97,9 @@ class Desk:
 
     def write(self) -> Path:
         pl.concat(self.bars.values()).write_parquet(self.root / "bars.parquet")
-        fills = pl.concat([fills_of(symbol) for symbol in self.bars if symbol in SYMBOLS])
-        fills.sort("time", maintain_order=True).write_csv(self.root / "fills.csv")
+        if "fills" in self.document:
+            fills = pl.concat([fills_of(symbol) for symbol in self.bars if symbol in SYMBOLS])
+            fills.sort("time", maintain_order=True).write_csv(self.root / "fills.csv")
         self.path.write_text(yaml.safe_dump(self.document, sort_keys=False), encoding="utf-8")
         return self.path
 
@@ -394,7 +397,8 @@ def test_a_checkpoint_that_is_damaged_is_no_reason_to_fail(
     names = [str(f.relative_to(killed)) for f in staging.glob("checkpoint-*/*")]
     names += [str(f.relative_to(killed)) for f in sorted(staging.glob("shards/*"))[:2]]
     for number, name in enumerate(names):
-        for damage in ("flipped", "cut", "gone"):
+        # One file cut short, one that is gone: each of them is compared in the same way.
+        for damage in ("flipped", "cut", "gone")[: 3 if not number else 1]:
             out = tmp_path / f"{number}-{damage}"
             shutil.copytree(killed, out)
             content = bytearray((out / name).read_bytes())
@@ -693,3 +697,402 @@ def test_a_dataset_can_be_opened_at_any_time_while_generations_are_committed(
         assert "raised" not in answer, answer
         assert answer["seen"].items() <= {f"gen-{n:06d}": each for n, each in known.items()}.items()
         assert "gen-000009" in answer["seen"]
+
+
+# --- damage --------------------------------------------------------------------------------------
+
+HEADER = 65_536
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Desk, Path, str]:
+    """A dataset of four shards with files of every kind, beside its bars, and its digest."""
+    desk = Desk(tmp_path_factory.mktemp("kept"))
+    desk.bars = {symbol: bars_of(symbol) for symbol in SYMBOLS[:4]}
+    bad = pl.int_range(pl.len()) == 40
+    desk.bars["CHF"] = desk.bars["CHF"].with_columns(
+        low=pl.when(bad).then(pl.col("high") * 2).otherwise("low")
+    )
+    built = desk.build(on_bad="quarantine")
+    assert built.quarantined == 1
+    assert len(built.dataset.manifest.shards) == 4
+    return desk, desk.out, built.dataset.manifest.data_digest
+
+
+def flip(path: Path, at: int, bit: int = 1) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= bit
+    path.write_bytes(content)
+
+
+def heals(desk: Desk, out: Path, digest: str, verify: str = "full") -> None:
+    """A build makes the dataset whole again, and another one has nothing to do."""
+    built = desk.build(out, on_bad="quarantine", verify=verify)
+    assert built.dataset.manifest.data_digest == digest
+    assert any("damaged" in note or "cannot be read" in note for note in built.notes), built.notes
+    fk.open_dataset(out, verify="full")
+    assert desk.build(out, on_bad="quarantine", verify="full").up_to_date
+
+
+FEATURES, TARGETS = 159 * 27 * 4, 159 * 4  # of CHF, of which one bar is set aside
+FLIPPED: dict[str, tuple[str, int, str, str]] = {
+    "header": ("shards/000001-00002.safetensors", 60, "size", r"shard 000001-00002\..*is damaged"),
+    "padding": ("shards/000001-00002.safetensors", HEADER - 1, "size", "another header"),
+    "features": ("shards/000001-00002.safetensors", HEADER + 99, "full", "features of CHF, 2020-"),
+    "targets": (
+        "shards/000001-00002.safetensors",
+        HEADER + FEATURES + 9,
+        "full",
+        r"block 0 of 1(?s:.*)targets of CHF, 2020-",
+    ),
+    "time": ("shards/000001-00002.safetensors", -3, "full", "time of CHF, 2020-"),
+    "manifest": ("gen-000001/manifest.json", 900, "size", "the manifest is damaged"),
+    "generation": ("CURRENT", 2, "size", "CURRENT names no generation"),
+    "number": ("CURRENT", 9, "size", "no manifest"),
+    "profile": ("gen-000001/profile", 5_000, "full", "the file profile is damaged"),
+    "audit": ("gen-000001/audit.json", 300, "full", r"the file audit\.json is damaged"),
+    "page": ("gen-000001/report.html", 300, "full", r"the file report\.html is damaged"),
+    "state": (
+        "state/000001.safetensors",
+        2_000,
+        "full",
+        r"the file 000001\.safetensors is damaged",
+    ),
+    "quarantine": (
+        "gen-000001/quarantine/bars.parquet",
+        50,
+        "full",
+        r"the file quarantine/bars\.parquet is damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FLIPPED)
+def test_a_flipped_byte_of_every_kind_of_file_is_named_and_healed(
+    kind: str, tmp_path: Path, kept: tuple[Desk, Path, str]
+) -> None:
+    desk, before, digest = kept
+    file, at, verify, message = FLIPPED[kind]
+    out = tmp_path / "out"
+    shutil.copytree(before, out)
+    flip(out / file, at)
+    if verify == "full":
+        fk.open_dataset(out).verify()
+    with pytest.raises(DatasetError, match=message) as caught:
+        fk.open_dataset(out, verify=verify)  # type: ignore[arg-type]
+    assert len(caught.value.problems) == 1
+    assert kind == "number" or str(out / file) in str(caught.value)
+    assert "Fix: " in str(caught.value)
+    heals(desk, out, digest)
+
+
+def test_every_byte_of_the_manifest_counts(kept: tuple[Desk, Path, str]) -> None:
+    content = (kept[1] / "gen-000001/manifest.json").read_bytes()
+    whole = Manifest.from_json(content)
+    refused = 0
+    for at in range(0, len(content), 11):
+        flipped = bytearray(content)
+        flipped[at] ^= 1 << at % 8
+        try:
+            found = Manifest.from_json(bytes(flipped))
+        except DatasetError:
+            refused += 1
+        else:  # the last digit of a number that is the same number, or 1E-06 for 1e-06
+            assert found == whole
+    assert refused > 0.99 * len(content) // 11
+
+
+def test_no_flipped_bit_of_current_leads_elsewhere(
+    tmp_path: Path, kept: tuple[Desk, Path, str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(kept[1], out)
+    for at in range(len("gen-000001\n")):
+        for bit in range(8):
+            flip(out / "CURRENT", at, 1 << bit)
+            try:
+                assert fk.open_dataset(out).generation.name == "gen-000001"
+            except DatasetError as error:
+                assert "CURRENT" in str(error)  # noqa: PT017  # most of them, not all
+            flip(out / "CURRENT", at, 1 << bit)
+
+
+def swapped(out: Path) -> list[str]:
+    one, other = (out / f"shards/000001-0000{k}.safetensors" for k in (0, 1))
+    one.rename(out / "aside")
+    other.rename(one)
+    (out / "aside").rename(other)
+    return ["000001-00000.safetensors", "000001-00001.safetensors"]
+
+
+def foreign(out: Path) -> list[str]:
+    """The shard of the same name and size of another dataset."""
+    desk = Desk(out.parent / "foreign", name="foreign")
+    desk.bars = {symbol: bars_of(symbol, seed=5) for symbol in SYMBOLS[:4]}
+    built = desk.build().dataset
+    name = built.manifest.shards[1].file
+    shutil.copy(built.path / "shards" / name, out / "shards" / name)
+    return [name]
+
+
+def truncated(out: Path) -> list[str]:
+    for k in (1, 3):
+        path = out / f"shards/000001-0000{k}.safetensors"
+        path.write_bytes(path.read_bytes()[: -1 if k == 1 else 70_000])
+    return ["000001-00001.safetensors", "000001-00003.safetensors"]
+
+
+def missing(out: Path) -> list[str]:
+    (out / "shards/000001-00000.safetensors").unlink()
+    return ["000001-00000.safetensors"]
+
+
+@pytest.mark.parametrize("damage", [swapped, foreign, truncated, missing])
+def test_shards_that_are_not_those_of_the_manifest_are_named_and_healed(
+    damage: Callable[[Path], list[str]], tmp_path: Path, kept: tuple[Desk, Path, str]
+) -> None:
+    desk, before, digest = kept
+    out = tmp_path / "out"
+    shutil.copytree(before, out)
+    names = damage(out)
+    with pytest.raises(DatasetError) as caught:
+        fk.open_dataset(out)
+    problems = caught.value.problems
+    assert [problem.what for problem in problems] == [
+        f"the shard {name} is damaged" for name in names
+    ]
+    for problem, name in zip(problems, names, strict=True):
+        symbol = SYMBOLS[int(name[-13])]
+        assert f"{symbol}, 2020-09-1" in str(problem.where)
+        assert " UTC" in str(problem.where)
+        assert damage in (truncated, missing) or "that of 000001-0000" in str(problem.got)
+    heals(desk, out, digest, verify="size")
+
+
+EDITS: dict[str, tuple[Callable[[Manifest], dict[str, Any]], str]] = {
+    "cuts": (lambda m: {"cuts": (m.cuts[0] + 1, m.cuts[1])}, "does not describe the rows"),
+    "embargo": (lambda m: {"embargo": 0}, "does not describe the rows"),
+    "names": (
+        lambda m: {"features": (replace(m.features[0], name="position.other"), *m.features[1:])},
+        "damaged",
+    ),
+    "targets": (
+        lambda m: {"targets": (replace(m.targets[0], horizon=1),)},
+        "does not describe the rows",
+    ),
+    "segments": (lambda m: {"segments": m.segments[:-1]}, "does not describe the rows"),
+    "pieces": (lambda m: {"pieces": {**m.pieces, "AUD": ("00",)}}, "does not describe the rows"),
+    "blocks": (
+        lambda m: {"shards": (replace(m.shards[0], blocks=("00",)), *m.shards[1:])},
+        "damaged in block 0",
+    ),
+    "shards": (lambda m: {"shards": m.shards[:-1]}, "does not describe the rows"),
+    "rows": (lambda m: {"rows": m.rows - 1}, "does not describe the rows"),
+    "symbols": (
+        lambda m: {"symbols": ("AUD", "CAD", "CHF", "XXX")},
+        "does not describe the rows",
+    ),
+    "order": (
+        lambda m: {"symbols": ("AUD", "CHF", "CAD", "EUR")},
+        "does not describe the rows",
+    ),
+    "generation": (lambda m: {"generation": 7}, "does not describe the rows"),
+    "horizon": (lambda m: {"horizon": 0}, "does not describe the rows"),
+    "files": (lambda m: {"files": {"audit.json": m.files["profile"]}}, "audit.json is damaged"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_manifest_edited_by_hand_with_its_checksum_is_named_and_healed(
+    edit: str, tmp_path: Path, kept: tuple[Desk, Path, str]
+) -> None:
+    desk, before, digest = kept
+    change, message = EDITS[edit]
+    out = tmp_path / "out"
+    shutil.copytree(before, out)
+    path = out / "gen-000001/manifest.json"
+    manifest = Manifest.from_json(path.read_bytes())
+    path.write_text(replace(manifest, **change(manifest)).to_json(), encoding="utf-8")
+    with pytest.raises(DatasetError, match=message):
+        fk.open_dataset(out, verify="full")
+    built = desk.build(out, on_bad="quarantine", verify="full")
+    assert built.dataset.manifest.data_digest == digest
+    fk.open_dataset(out, verify="full")
+
+
+# --- lazy verification ---------------------------------------------------------------------------
+
+BLOCK = 4_096
+DAMAGED = 22  # the block: bytes of rows 227 to 265, all of them of the second symbol
+FIRST, LAST = 227, 265
+
+
+@pytest.fixture
+def lazily(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    """Opened lazily, with a byte of block 22 flipped; one shard of three symbols, many blocks."""
+    for module in ("digests", "shard", "verify"):
+        monkeypatch.setattr(f"featurekit.dataset.{module}.BLOCK", BLOCK)
+    desk = Desk(tmp_path / "desk")
+    desk.bars = {symbol: bars_of(symbol) for symbol in SYMBOLS[:3]}
+    whole = desk.build(shard_bytes=1 << 20).dataset
+    assert (len(whole.manifest.shards), whole.rows) == (1, 480)
+    assert (HEADER + FIRST * 108) // BLOCK == DAMAGED - 1
+    assert (HEADER + (FIRST + 1) * 108) // BLOCK == (HEADER + LAST * 108) // BLOCK == DAMAGED
+    flip(desk.out / "shards" / whole.manifest.shards[0].file, DAMAGED * BLOCK + 2_000)
+    return fk.open_dataset(desk.out, verify="lazy")
+
+
+def assert_names_the_block(dataset: Dataset, read: Callable[[], object]) -> None:
+    with pytest.raises(DatasetError) as caught:
+        read()
+    text = str(caught.value)
+    first, last = (np.datetime64(int(dataset.shards[0].time[k]), "ns") for k in (FIRST, LAST))
+    assert len(caught.value.problems) == 1
+    assert f"the shard {dataset.manifest.shards[0].file} is damaged in block {DAMAGED} of" in text
+    times = f"{first.astype('M8[s]')} to {last.astype('M8[s]')} UTC"
+    assert f"features of CAD, {times}" in text
+    assert "Fix: featurekit build PIPELINE --verify full" in text
+
+
+READS: dict[str, Callable[[Dataset], object]] = {
+    "read": lambda d: d.read(FIRST, FIRST + 1),
+    "read last": lambda d: d.read(LAST, LAST + 1),
+    "read all": lambda d: d.read(0, d.rows),
+    "take": lambda d: d.take(np.array([3, 250])),
+    "to_polars": lambda d: d.to_polars(),
+    "to_numpy": lambda d: d.to_numpy(),
+    "to_torch": lambda d: d.to_torch(),
+    "items": lambda d: d.torch("train", 8)[int(np.searchsorted(d.starts("train", 8), 230))],
+    "resident": lambda d: next(iter(d.loader(window=8, memory="resident"))),
+    "export": lambda d: d.export(d.path.parent / "exported", "npy"),
+    "verify": lambda d: d.verify(full=True),
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_a_damaged_block_is_named_when_it_is_read(name: str, lazily: Dataset) -> None:
+    assert_names_the_block(lazily, lambda: READS[name](lazily))
+    assert_names_the_block(lazily, lambda: READS[name](lazily))  # as often as it is
+
+
+def test_a_damaged_block_does_no_harm_to_what_lies_elsewhere(lazily: Dataset) -> None:
+    assert lazily.read(0, FIRST).features.shape == (FIRST, 27)
+    assert lazily.read(LAST + 1, lazily.rows).features.shape == (480 - LAST - 1, 27)
+    assert lazily.take(np.array([FIRST - 1, LAST + 1, 479])).shape == (3, 27)
+    assert len(lazily.latest(8).features) == 3
+    assert_names_the_block(lazily, lambda: lazily.latest(16) and lazily.read(FIRST, LAST))
+    items = lazily.torch("train", 8)
+    starts = lazily.starts("train", 8)
+    for at, start in enumerate(starts.tolist()):
+        if start + 7 < FIRST or start > LAST:
+            assert items[at]
+
+
+@pytest.mark.parametrize("memory", ["mapped", "pool"])
+def test_a_loader_gives_its_batches_up_to_the_damaged_block(
+    memory: Any,  # noqa: ANN401  # a literal
+    lazily: Dataset,
+) -> None:
+    starts = lazily.starts("train", 8)
+    loader = lazily.loader(
+        window=8, batch_size=1, shuffle=False, prefetch=0, memory=memory, pool_rows=64
+    )
+    batches = iter(loader)
+    given = 0
+
+    def read() -> None:
+        nonlocal given
+        for _ in batches:
+            given += 1
+
+    assert_names_the_block(lazily, read)
+    before = int((starts + 7 < FIRST).sum())
+    # A pool is read at once: with it, some of the windows before the block are not given.
+    assert given == before if memory == "mapped" else before - 64 <= given <= before
+    assert given
+
+
+@pytest.mark.parametrize("what", ["targets", "time"])
+def test_damage_of_targets_and_times_is_named_before_they_are_used(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: tuple[Desk, Path, str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(kept[1], out)
+    flip(out / FLIPPED[what][0], FLIPPED[what][1])
+    dataset = fk.open_dataset(out, verify="lazy")
+    with pytest.raises(DatasetError, match=f"{what} of CHF, 2020-"):
+        dataset.loader(window=8)
+    with pytest.raises(DatasetError, match=f"{what} of CHF, 2020-"):
+        dataset.to_polars()
+
+
+# --- short symbols -------------------------------------------------------------------------------
+
+
+def test_symbols_too_short_for_a_window_are_rows_without_windows(tmp_path: Path) -> None:
+    splits = {"validation": "2020-09-14T20:00", "test": "2020-09-15T12:00", "embargo": 3}
+    desk = Desk(tmp_path, splits=splits)
+    del desk.document["fills"]
+    lengths = {f"S{k:03d}": 70 + k if k % 10 < 7 else k % 7 + 1 for k in range(100)}
+    assert sum(n < 8 for n in lengths.values()) == 30
+    assert 1 in lengths.values()
+    desk.bars = {symbol: bars_of(symbol, n) for symbol, n in lengths.items()}
+    dataset = desk.build(shard_bytes=100_000).dataset
+    assert dataset.symbols == tuple(lengths)
+    assert dataset.rows == sum(lengths.values())
+    assert dataset.to_polars()["symbol"].value_counts(sort=True).height == 100
+    assert len(dataset.latest(8).features) == 70
+    for memory in ("mapped", "resident", "pool"):
+        for split in ("train", "validation", "test"):
+            loader = dataset.loader(split, window=8, memory=memory, targets=False)
+            codes = np.concatenate([batch.symbol.numpy() for batch in loader])
+            assert {lengths[dataset.symbols[code]] < 8 for code in codes.tolist()} <= {False}
+            bounds = dataset.bounds
+            at = ("train", "validation", "test").index(split)
+            rows = bounds[:, at + 1] - bounds[:, at] - (3 if at else 0)  # behind an embargo
+            assert len(codes) == np.maximum(rows - 7, 0).sum()
+    assert {s for split in dataset.splits.values() for s in split.absent} == {
+        symbol for symbol, n in lengths.items() if n < 50
+    }
+
+
+def test_a_symbol_of_one_row_grows_long_enough(tmp_path: Path, forks: Forks) -> None:
+    desk = Desk(tmp_path, blocks=[{"market": {}}])
+    del desk.document["fills"]
+    pipeline = fk.Pipeline.from_yaml(desk.write())
+    warmup = max(feature.lookback for feature in pipeline.features)
+    desk.bars = {
+        "LONG": bars_of("LONG", warmup + 120),
+        "NONE": bars_of("NONE", warmup),
+        "ONE": bars_of("ONE", warmup + 1),
+        "ZERO": bars_of("ZERO", 1),
+    }
+    desk.document["splits"] = {"validation": 0.2, "test": 0.2}
+    told = forks.run(
+        tmp_path / "told.json", "cli", "build", str(desk.write()), "--out", str(desk.out)
+    )
+    assert "note: 2 symbols are shorter than the warm-up: NONE" in told["err"]
+    first = fk.open_dataset(desk.out, verify="full")
+    assert first.symbols == ("LONG", "ONE")
+    assert first.rows == 121
+    assert len(first.latest(8).features) == 1
+    for more in (1, 20):
+        desk.bars = {
+            symbol: bars_of(symbol, bars.height + more) for symbol, bars in desk.bars.items()
+        }
+        built = desk.build()
+        assert any("NONE (" in note or "NONE is new" in note for note in built.notes), built.notes
+        assert any("ONE (" in note and "are added" in note for note in built.notes), built.notes
+        shutil.rmtree(tmp_path / "whole", ignore_errors=True)
+        # Cuts are those of the first build until they are asked for.
+        stay = [str(np.datetime64(cut, "ns")) for cut in first.manifest.cuts]
+        anew = Desk(tmp_path / "anew", **desk.document)
+        del anew.document["fills"]
+        anew.document["splits"] = {"validation": stay[0], "test": stay[1]}
+        anew.bars = desk.bars
+        whole = anew.build(tmp_path / "whole").dataset
+        assert built.dataset.to_polars().equals(whole.to_polars(), null_equal=True)
+        assert built.dataset.manifest.segments == whole.manifest.segments
+        built.dataset.verify(full=True)
+    assert built.dataset.symbols == ("LONG", "NONE", "ONE")
+    assert len(built.dataset.latest(8).features) == 3

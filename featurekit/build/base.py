@@ -15,7 +15,7 @@ from featurekit.dataset import Dataset, Manifest
 from featurekit.dataset.manifest import content_digest, file_digest
 from featurekit.dataset.reader import current_generation, read_manifest
 from featurekit.dataset.shard import damaged_shards, map_shards, shard_paths
-from featurekit.dataset.verify import BlockCheck, damaged_files
+from featurekit.dataset.verify import BlockCheck, damaged_files, undescribed
 from featurekit.document import read_yaml
 from featurekit.errors import DatasetError, FeaturekitError
 from featurekit.ingest import BARS_SCHEMA, FILLS_SCHEMA
@@ -68,6 +68,8 @@ def open_base(
         document, _ = read_yaml(manifest.pipeline, str(generation))
     except FeaturekitError as error:
         return None, [f"the generation before cannot be read: {error.problems[0].what}"]
+    if problems := undescribed(generation, manifest):
+        return None, [f"the generation before cannot be read: {problems[0].what}"]
     problems = damaged_files(root, generation, manifest, full=verify == "full")
     notes = [problem.what for problem in problems]
     state = root / "state" / f"{manifest.generation:06d}.safetensors"

@@ -229,6 +229,8 @@ def _refuse_foreign(root: Path) -> None:
     if "CURRENT" in names:
         text = (root / "CURRENT").read_bytes() if (root / "CURRENT").is_file() else b""
         begun = GENERATION.fullmatch(text.decode(errors="replace").strip()) is not None
+        # Damaged, it names none; what lies beside it is then what no other program has.
+        begun |= {".lock", "shards"} < names and any(root.glob(f"gen-*/{MANIFEST}"))
     if not begun and names - {".lock"}:
         raise DatasetError(
             Problem(

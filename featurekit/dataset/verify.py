@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
 import xxhash
 
-from featurekit.dataset.digests import BLOCK
-from featurekit.dataset.manifest import data_digest, file_digest
+from featurekit.dataset.digests import BLOCK, PIECE
+from featurekit.dataset.manifest import MANIFEST, Segment, data_digest, file_digest
 from featurekit.dataset.shard import ShardLayout, stretch
 from featurekit.errors import DatasetError, Problem
 
@@ -158,16 +159,54 @@ def damaged_files(root: Path, generation: Path, manifest: Manifest, *, full: boo
             name = path.name if manifest.state in (stored,) else str(path.relative_to(generation))
             what = f"the file {name} is damaged or missing"
             problems.append(Problem(what, str(path), expected, got, "featurekit build PIPELINE"))
+    return problems + undescribed(generation, manifest)
+
+
+def undescribed(generation: Path, manifest: Manifest) -> list[Problem]:
+    """Whether a manifest, edited by hand and given a checksum that matches, contradicts itself."""
     m = manifest
-    found = data_digest(m.names, m.targets, m.pieces, m.segments, m.cuts, m.embargo)
-    if found != m.data_digest:
-        problems.append(
-            Problem(
-                "the manifest does not describe the rows that were written",
-                where=str(generation),
-                expected=f"data_digest {m.data_digest}",
-                got=found,
-                fix="featurekit build PIPELINE",
-            )
+    held = dict.fromkeys(m.symbols, 0)
+    for shard in m.shards:
+        for part in shard.symbols:
+            held[part.symbol] = max(held.get(part.symbol, 0), part.first + part.rows)
+    pieces = {symbol: -(-rows // PIECE) for symbol, rows in held.items() if rows}
+    starts = accumulate(held.values(), initial=0)
+    firsts = dict(zip(held, starts, strict=False))
+    segments = [Segment(symbol, firsts[symbol], rows) for symbol, rows in held.items() if rows]
+    facts: dict[str, tuple[object, object]] = {
+        "generation": (generation.name, f"gen-{m.generation:06d}"),
+        "symbols": (sorted(held), list(m.symbols)),
+        "rows": (sum(held.values()), m.rows),
+        "pieces": (pieces, {symbol: len(each) for symbol, each in m.pieces.items()}),
+        "segments": (segments, list(_joined(m.segments))),
+        "horizon": (max((target.horizon for target in m.targets), default=0), m.horizon),
+        "data_digest": (
+            m.data_digest,
+            data_digest(m.names, m.targets, m.pieces, m.segments, m.cuts, m.embargo),
+        ),
+    }
+    return [
+        Problem(
+            "the manifest does not describe the rows that were written",
+            where=str(generation / MANIFEST),
+            expected=f"{name} {expected}"[:200],
+            got=f"{name} {got}"[:200],
+            fix="featurekit build PIPELINE",
         )
-    return problems
+        for name, (expected, got) in facts.items()
+        if expected != got
+    ]
+
+
+def _joined(segments: Iterable[Segment]) -> Iterator[Segment]:
+    """The rows of each symbol from its first segment to the end of its last, if none lack."""
+    last: Segment | None = None
+    for segment in segments:
+        if last is not None and segment[:2] == (last.symbol, last.start + last.rows):
+            last = last._replace(rows=last.rows + segment.rows)
+            continue
+        if last is not None:
+            yield last
+        last = segment
+    if last is not None:
+        yield last
