@@ -15,7 +15,14 @@ from featurekit.errors import ConfigError, MissingExtraError
 from featurekit.nn import GradientHealth, Health, Probes, TemporalEncoder
 from featurekit.nn.probes import Collector
 from featurekit.nn.vital_report import LIMITS, NEEDED, ZEROS
-from featurekit.nn.vitals import block_shares, block_worth, dormant, duplicates, effective_rank
+from featurekit.nn.vitals import (
+    block_shares,
+    block_worth,
+    dormant,
+    duplicates,
+    effective_rank,
+    questions,
+)
 from featurekit.nn.vitals import zeros as zeros_of
 from featurekit.profile import Profile
 from featurekit.scaling import Scaling, ScalingSpec
@@ -100,7 +107,9 @@ def test_information_is_what_a_ridge_finds_of_it_on_other_rows() -> None:
     x = torch.randn(2000, 6, generator=torch.Generator().manual_seed(0))
     x[:, 5] = 3.0
     h = torch.cat([x[:, :2], 1e-3 * x[:, 2:4]], dim=1)
-    worth = block_worth(h, x, {"seen": [0, 1], "drowned": [2, 3], "gone": [4], "still": [5]})
+    worth = block_worth(
+        h, questions(x), {"seen": [0, 1], "drowned": [2, 3], "gone": [4], "still": [5]}
+    )
     assert worth["seen"] > 0.95
     assert abs(worth["drowned"]) < 0.05
     assert abs(worth["gone"]) < 0.05
@@ -205,14 +214,14 @@ def test_the_shock_at_onset_is_of_when_positions_open() -> None:
 
 
 def test_probes_are_the_first_windows_of_either_kind() -> None:
-    collector = Collector(lambda x: x[..., 16] != 0, n=5)
+    collector = Collector(lambda x: x[..., 16] != 0, {"flat": 3, "active": 5})
     collector.see(windows(8, 0.0))
     assert not collector.full
     collector.see(windows(8, 1.0))
     probes = collector.probes
     assert probes.flat is not None
     assert probes.active is not None
-    assert (len(probes.flat), len(probes.active)) == (5, 5)
+    assert (len(probes.flat), len(probes.active)) == (3, 5)
     assert (probes.flat[..., 16:] == 0).all()
     assert (probes.active[..., 16] != 0).all()
 
@@ -224,6 +233,19 @@ def test_a_loss_of_ones_own_decides_the_gradient() -> None:
     nothing = GradientHealth(made, optimizer, probes=probes, loss=lambda x: 0.0 * made(x).sum())
     assert nothing.measure().values["zeros_active"] == 1.0
     assert nothing.report.verdict != "pass"
+
+
+def test_a_compiled_encoder_is_measured_while_it_trains() -> None:
+    made = encoder()
+    optimizer = torch.optim.Adam(made.parameters(), 1e-3)
+    health = GradientHealth(made, optimizer, every=2)
+    compiled = torch.compile(made, backend="aot_eager")
+    for step in range(2):
+        compiled(windows(64, 0.5, seed=step)).square().mean().backward()
+        optimizer.step()
+    assert [each.step for each in health.history] == [2]
+    assert health.report.values["zeros_batch"] is not None
+    assert health.report.values["zeros_flat"] is not None
 
 
 def test_the_optimizer_has_to_be_the_encoders() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from featurekit.errors import ConfigError, MissingExtraError
 from featurekit.nn import TemporalEncoder
-from featurekit.nn.health import encoder_of
+from featurekit.nn.encoder import encoder_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from featurekit.errors import MissingExtraError, Problem
-from featurekit.nn.health import GradientHealth, encoder_of
+from featurekit.nn.encoder import encoder_of
+from featurekit.nn.health import GradientHealth
 
 try:
     from stable_baselines3.common.callbacks import BaseCallback

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from featurekit.dataset import Dataset
     from featurekit.scaling import Scaling, Squash
 
-__all__ = ["FORMAT", "TemporalEncoder", "Window"]
+__all__ = ["FORMAT", "TemporalEncoder", "Window", "encoder_of"]
 
 MAX_WINDOW = 512
 SIDE = 2  # the side channel's columns: mean and log rms of a row
@@ -232,6 +232,29 @@ class TemporalEncoder(nn.Module):
                 )
             )
         return x
+
+
+def encoder_of(module: nn.Module) -> TemporalEncoder:
+    """The first encoder within a module.
+
+    Raises:
+        ConfigError: when there is none.
+
+    Example:
+        >>> inner = TemporalEncoder(5, 16, prelude="running")
+        >>> encoder_of(torch.nn.Sequential(inner, torch.nn.Linear(16, 1))) is inner
+        True
+    """
+    for each in module.modules():
+        if isinstance(each, TemporalEncoder):
+            return each
+    raise ConfigError(
+        Problem(
+            "there is no TemporalEncoder in this module",
+            where=type(module).__name__,
+            fix="self.encoder = TemporalEncoder.from_dataset(dataset)",
+        )
+    )
 
 
 def _side(x_BTF: Tensor) -> Tensor:

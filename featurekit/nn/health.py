@@ -5,14 +5,12 @@ Axes: n windows, T rows of a window, F features, N rows of all windows, D units.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from featurekit.errors import ConfigError, MissingExtraError, Problem
-from featurekit.nn.encoder import TemporalEncoder
 from featurekit.nn.probes import Collector, Phase, Probes, phase_of
 from featurekit.nn.vital_report import Health
 from featurekit.nn.vitals import (
@@ -22,12 +20,17 @@ from featurekit.nn.vitals import (
     dormant,
     duplicates,
     effective_rank,
+    questions,
     zeros,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    from torch.utils.hooks import RemovableHandle
+
+    from featurekit.nn.encoder import TemporalEncoder
 
 
 AHEAD = 20  # batches that activity is the mean of
@@ -107,16 +110,18 @@ class GradientHealth:
         self.steps, self.history = 0, list[Health]()
         self.writer, self._mlflow = writer, _mlflow() if mlflow else None
         self._probes, self._collector = probes, None if probes else Collector(self.phase)
+        self._asked: tuple[Tensor, Tensor] | None = None  # active windows, what is asked of them
         self._losses: list[Tensor] = []
         self._shares: list[Tensor] = []
         self._gradient: Tensor | None = None
-        self._squares: list[Tensor] = []
-        self._handles = [encoder.register_forward_pre_hook(self._look)]
-        self._handles += [optimizer.register_step_post_hook(self._stepped)]
-        self._handles += [
-            each.register_post_accumulate_grad_hook(partial(self._accumulated, each is self.weight))
-            for each in parameters
+        self._squares: dict[int, Tensor] = {}
+        self._parameters = parameters
+        self._handles = [
+            encoder.register_forward_pre_hook(torch.compiler.disable(self._look)),  # type: ignore[no-untyped-call]  # torch has none
+            optimizer.register_step_post_hook(self._stepped),
         ]
+        self._reading: list[RemovableHandle] = []  # of gradients, at the steps that are measured
+        self._read_if_due()
 
     @property
     def report(self) -> Health:
@@ -129,9 +134,9 @@ class GradientHealth:
 
     def close(self) -> None:
         """Removes all hooks; what was measured stays."""
-        for handle in self._handles:
+        for handle in (*self._handles, *self._reading):
             handle.remove()
-        self._handles = []
+        self._handles, self._reading = [], []
 
     def measure(self) -> Health:
         """Measures now, and adds it to `history` and to what is logged to."""
@@ -157,33 +162,40 @@ class GradientHealth:
 
     # --- hooks ------------------------------------------------------------------------------------
 
-    @property
-    def _due(self) -> bool:
-        return (self.steps + 1) % self.every == 0
+    def _read_if_due(self) -> None:
+        """Reads the gradients of the next step, if it is one that is measured."""
+        if (self.steps + 1) % self.every == 0:
+            self._reading = [
+                each.register_post_accumulate_grad_hook(self._accumulated)
+                for each in self._parameters
+            ]
 
     def _look(self, encoder: nn.Module, arguments: tuple[Any, ...]) -> None:
         if not encoder.training:
             return
         x = arguments[0] if isinstance(arguments[0], Tensor) else arguments[0].features
         if self.phase is not None:
-            self._shares.append(self.phase(x.detach()).float().mean())
+            self._shares.append(self.phase(x.detach()[:, -1]).float().mean())
         if self._collector is not None:
             self._collector.see(x)
             if self._collector.full:
                 self._probes, self._collector = self._collector.probes, None
 
-    def _accumulated(self, projection: bool, parameter: Tensor) -> None:
-        if self._due and parameter.grad is not None:
-            self._squares.append(parameter.grad.detach().float().square().sum())
-            if projection:
+    def _accumulated(self, parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            self._squares[id(parameter)] = parameter.grad.detach().float().square().sum()
+            if parameter is self.weight:
                 self._gradient = parameter.grad.detach().clone()
 
     def _stepped(self, *_: object) -> None:
-        due = self._due
         self.steps += 1
-        if due:
+        if self._reading:
+            for handle in self._reading:
+                handle.remove()
+            self._reading = []
             self.measure()
-        self._squares.clear()
+            self._squares.clear()
+        self._read_if_due()
 
     # --- what is measured -------------------------------------------------------------------------
 
@@ -207,7 +219,9 @@ class GradientHealth:
             values[f"dormant_{phase}"] = dormant(h_ND)
             if phase == "active":
                 gradient = block_shares(gradient_DF, self.blocks)
-                worth = block_worth(h_ND, x.flatten(0, 1), self._featured)
+                if self._asked is None or self._asked[0] is not windows:
+                    self._asked = windows, questions(x.flatten(0, 1))
+                worth = block_worth(h_ND, self._asked[1], self._featured)
                 values["rank_active"] = effective_rank(h_ND)
                 values["weakest_gradient"] = _least(gradient)
                 values["weakest_worth"] = _least(worth)
@@ -222,7 +236,9 @@ class GradientHealth:
         values: dict[str, float | None] = {"onset_shock": self._shock()}
         if self._gradient is not None:
             values["zeros_batch"] = zeros(self._gradient).total
-            norm = float(torch.stack(self._squares).sum().sqrt()) if self._squares else 0.0
+            norm = (
+                float(torch.stack([*self._squares.values()]).sum().sqrt()) if self._squares else 0.0
+            )
             clipped = 1.0
             if self.max_norm is not None and norm > 0.0:
                 values["norm_over_clip"] = norm / self.max_norm
@@ -276,30 +292,6 @@ class GradientHealth:
         if onset < BEFORE or not open_[onset]:
             return None
         return float(losses[onset:].max() / losses[:onset].median())
-
-
-def encoder_of(module: nn.Module) -> TemporalEncoder:
-    """The first encoder within a module.
-
-    Raises:
-        ConfigError: when there is none.
-
-    Example:
-        >>> import torch
-        >>> inner = TemporalEncoder(5, 16, prelude="running")
-        >>> encoder_of(torch.nn.Sequential(inner, torch.nn.Linear(16, 1))) is inner
-        True
-    """
-    for each in module.modules():
-        if isinstance(each, TemporalEncoder):
-            return each
-    raise ConfigError(
-        Problem(
-            "there is no TemporalEncoder in this module",
-            where=type(module).__name__,
-            fix="self.encoder = TemporalEncoder.from_dataset(dataset)",
-        )
-    )
 
 
 def _least(each: Mapping[str, float]) -> float | None:

@@ -5,7 +5,7 @@ Axes: n windows, T rows of a window, F features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Rows = NDArray[np.float32]
 
-WINDOWS = 48  # of each kind: more of them cost more than they tell
+WINDOWS = {"flat": 16, "active": 48}  # more of them cost more than they tell
 FEWEST = 8  # windows that are active throughout, or those that end active are taken
 LOOKED_AT = 4_096  # windows of train, evenly spread
 SIDE = "position.side"
@@ -57,7 +57,7 @@ class Probes:
         return {"flat": self.flat, "active": self.active}
 
     @staticmethod
-    def from_dataset(dataset: Dataset, window: int = 20, n: int = WINDOWS) -> Probes:
+    def from_dataset(dataset: Dataset, window: int = 20) -> Probes:
         """Windows of train, by the slice `active`, or the first slice that the dataset has.
 
         Raises:
@@ -78,9 +78,10 @@ class Probes:
         x = x[x.isfinite().all(-1).all(-1)]
         active = active_rows(dataset)
         if active is None:
-            return Probes(None, _some(x, n))
+            return Probes(None, _some(x, WINDOWS["active"]))
         held = torch.from_numpy(active(x.reshape(-1, x.shape[-1]).numpy())).reshape(x.shape[:2])
-        return Probes(_some(x[~held.any(1)], n), _some(_held(x, held), n))
+        flat, active_ = x[~held.any(1)], _held(x, held)
+        return Probes(_some(flat, WINDOWS["flat"]), _some(active_, WINDOWS["active"]))
 
 
 def active_rows(dataset: Dataset) -> Callable[[Rows], NDArray[np.bool_]] | None:
@@ -111,26 +112,29 @@ class Collector:
     """Takes the first windows of either kind out of the batches that pass by.
 
     Example:
-        >>> collector = Collector(lambda x: x[..., 0] != 0, n=2)
+        >>> collector = Collector(lambda x: x[..., 0] != 0, {"flat": 2, "active": 2})
         >>> collector.see(torch.zeros(3, 20, 5))
         >>> collector.full, collector.probes
         (False, Probes(flat=2 windows, active=None))
     """
 
-    def __init__(self, phase: Phase | None, n: int = WINDOWS) -> None:
-        self.phase, self.n = phase, n
+    def __init__(self, phase: Phase | None, windows: Mapping[str, int] = WINDOWS) -> None:
+        self.phase, self.windows = phase, windows
         self._kept: dict[str, list[Tensor]] = {"flat": [], "active": []}
 
     @property
     def full(self) -> bool:
         """Whether there are enough windows of either kind."""
         wanted = ("flat", "active") if self.phase else ("active",)
-        return all(self._count(name) >= self.n for name in wanted)
+        return all(self._count(name) >= self.windows[name] for name in wanted)
 
     @property
     def probes(self) -> Probes:
         """What there is so far."""
-        flat, active = (torch.cat(kept)[: self.n] if kept else None for kept in self._kept.values())
+        flat, active = (
+            torch.cat(kept)[: self.windows[name]] if kept else None
+            for name, kept in self._kept.items()
+        )
         return Probes(flat, active)
 
     def see(self, x_nTF: Tensor) -> None:
@@ -140,7 +144,7 @@ class Collector:
         found = {"flat": ~held.any(1), "active": held.all(1)}
         first = next((kept[0] for kept in self._kept.values() if kept), x)
         for name, chosen in found.items():
-            missing = self.n - self._count(name)
+            missing = self.windows[name] - self._count(name)
             if missing > 0 and bool(chosen.any()) and x.shape[1:] == first.shape[1:]:
                 self._kept[name].append(x[chosen][:missing].float().clone())
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812  # torch's own convention
 
 from featurekit.nn.treatments import COMPARED, treated
 from featurekit.nn.trial import Record, Trial, one_thread
-from featurekit.nn.vitals import block_worth, blocks_of, dormant
+from featurekit.nn.vitals import block_worth, blocks_of, dormant, questions
 from featurekit.nn.worlds import NAMES, Structure, Windows, stream
 from featurekit.profile import Profile
 from featurekit.scaling import Scaling, ScalingSpec
@@ -173,7 +173,7 @@ def _judged(name: str, seed: int, trial: Trial, test: Windows) -> Replay:
         seed,
         _promises(trial.record, dormant(h_ND), float(r2)),
         trial.record,
-        block_worth(h_ND[:8192], rows[:8192], blocks_of(NAMES, len(NAMES))),
+        block_worth(h_ND[:8192], questions(rows[:8192]), blocks_of(NAMES, len(NAMES))),
     )
 
 

@@ -5,6 +5,7 @@ Axes: N rows, F inputs of the projection, D its units, K features of one block.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from featurekit.nn.prelude import asinh
 
 DORMANT = 0.025  # of the mean unit's activity (Sokar et al. 2023)
 SAME = 0.9999  # absolute cosine of two columns that are one
+RIDGE = 0.01  # of the rows, on the diagonal
 NOISE = 0.05  # of the rms of the outputs, that information has to survive
 
 
@@ -97,39 +99,58 @@ def block_shares(gradient_DF: Tensor, blocks: dict[str, list[int]]) -> dict[str,
     return {name: float(square_F[columns].sum() / total) for name, columns in blocks.items()}
 
 
-def block_worth(
-    h_ND: Tensor, x_NF: Tensor, blocks: dict[str, list[int]], seed: int = 0
-) -> dict[str, float]:
+def questions(x_NF: Tensor) -> Tensor:
+    """Features as `block_worth` asks for them: standardised, then asinh; NaN where one is constant.
+
+    So that R2 is not that of a few extreme rows.
+    """
+    x = x_NF.double()
+    mean, deviation = x.mean(0), x.std(0, correction=0)
+    known = deviation > 1e-6 * x.abs().mean(0)
+    y = asinh(((x - mean) / deviation.clamp(min=1e-300)).float())
+    return torch.where(known, y, torch.nan)
+
+
+def block_worth(h_ND: Tensor, y_NF: Tensor, blocks: dict[str, list[int]]) -> dict[str, float]:
     """What is left of each block in the outputs: held-out ridge R2 of its features, in the mean.
 
-    Outputs get noise of 5% of their rms; features are standardised and asinh is taken, so that R2
-    is not that of a few extreme rows. Every other row is held out. Features that are constant on
+    Outputs get noise of 5% of their rms. Every other row is held out. Features that are constant on
     these rows are not asked for, and a block of nothing else is not told.
+
+    Args:
+        h_ND: The outputs.
+        y_NF: What `questions` made of the features of the same rows.
+        blocks: Places of the features of each block.
 
     Example:
         >>> x = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
-        >>> worth = block_worth(x[:, :1], x, {"seen": [0], "unseen": [1]})
+        >>> worth = block_worth(x[:, :1], questions(x), {"seen": [0], "unseen": [1]})
         >>> worth["seen"] > 0.9, worth["unseen"] < 0.1
         (True, True)
     """
-    noise = torch.randn(h_ND.shape, generator=torch.Generator().manual_seed(seed))
-    h = h_ND.double() + NOISE * h_ND.double().square().mean().sqrt() * noise.to(h_ND.device)
-    deviation, centred = x_NF.double().std(0, correction=0), x_NF.double() - x_NF.double().mean(0)
-    y = asinh((centred / deviation.clamp(min=1e-300)).float()).double()
+    rms = h_ND.double().square().mean().sqrt().to(h_ND.dtype)
+    h = h_ND + NOISE * rms * _noise(*h_ND.shape).to(h_ND.device)
     fit, held = slice(0, None, 2), slice(1, None, 2)
-    h = (h - h[fit].mean(0)) / h[fit].std(0, correction=0).clamp(min=1e-12)
-    y = y - y[fit].mean(0)
-    gram = h[fit].T @ h[fit]
-    ridge = gram + torch.eye(len(gram), device=h.device) * 1e-2 * len(h[fit])
-    rest = (y[held] - h[held] @ torch.linalg.solve(ridge, h[fit].T @ y[fit])).square().sum(0)
-    total = y[held].square().sum(0)
-    varies = (deviation > 1e-6 * x_NF.double().abs().mean(0)) & (total > 0)
-    r2 = 1.0 - rest / total.clamp(min=1e-300)
+    h = (h - h[fit].mean(0)) / h[fit].std(0, correction=0).clamp(min=1e-30)
+    known = ~y_NF[0].isnan()
+    y = y_NF[:, known] - y_NF[fit, known].mean(0)
+    gram = (h[fit].T @ h[fit]).double()
+    gram.diagonal().add_(RIDGE * len(h[fit]))
+    weights = torch.linalg.solve(gram, (h[fit].T @ y[fit]).double()).float()
+    rest = (y[held] - h[held] @ weights).square().sum(0)
+    r2 = torch.full_like(y_NF[0], torch.nan)
+    r2[known] = 1.0 - rest / y[held].square().sum(0).clamp(min=1e-30)
+    answered = r2.isfinite().tolist()
     return {
-        name: float(r2[known].mean())
+        name: float(r2[places].mean())
         for name, columns in blocks.items()
-        if (known := [k for k in columns if varies[k]])
+        if (places := [k for k in columns if answered[k]])
     }
+
+
+@lru_cache(maxsize=4)
+def _noise(rows: int, width: int) -> Tensor:
+    return torch.randn((rows, width), generator=torch.Generator().manual_seed(0))
 
 
 def blocks_of(names: tuple[str, ...], inputs: int) -> dict[str, list[int]]:
