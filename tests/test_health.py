@@ -239,6 +239,7 @@ def test_a_compiled_encoder_is_measured_while_it_trains() -> None:
     made = encoder()
     optimizer = torch.optim.Adam(made.parameters(), 1e-3)
     health = GradientHealth(made, optimizer, every=2)
+    torch.compiler.reset()
     compiled = torch.compile(made, backend="aot_eager")
     for step in range(2):
         compiled(windows(64, 0.5, seed=step)).square().mean().backward()
