@@ -4,22 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from featurekit.errors import MissingExtraError, Problem
+from featurekit.integrations.extras import missing
 from featurekit.nn.encoder import encoder_of
 from featurekit.nn.health import GradientHealth
 
 try:
     from stable_baselines3.common.callbacks import BaseCallback
 except ImportError as error:
-    raise MissingExtraError(
-        Problem(
-            "the callback is of stable-baselines3",
-            where="featurekit.integrations.health_sb3",
-            expected="the extra 'sb3'",
-            got=str(error),
-            fix='pip install "featurekit[sb3]"',
-        )
-    ) from error
+    raise missing("sb3", "stable_baselines3", error) from error
 
 
 class HealthCallback(BaseCallback):

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from featurekit.errors import MissingExtraError, Problem
+from featurekit.integrations.extras import missing
 from featurekit.nn.encoder import encoder_of
 from featurekit.nn.health import GradientHealth
 
 try:
     from lightning.pytorch import Callback
 except ImportError as error:
-    raise MissingExtraError(
-        Problem(
-            "the callback is of lightning",
-            where="featurekit.integrations.lightning",
-            expected="the extra 'lightning'",
-            got=str(error),
-            fix='pip install "featurekit[lightning]"',
-        )
-    ) from error
+    raise missing("lightning", "lightning", error) from error
 
 if TYPE_CHECKING:
     from torch import nn
