@@ -41,6 +41,18 @@ def test_a_block_in_five_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     sys.modules.pop("readme_blocks")
 
 
+def test_the_loop_measures_the_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pipelines").symlink_to(ROOT / "pipelines")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    (loop,) = (block for block in PYTHON if "GradientHealth" in block)
+    exec(PYTHON[0] + loop, names)  # noqa: S102  # the README's own lines
+    report = names["health"].report  # type: ignore[attr-defined]  # a GradientHealth
+    assert report.verdict in ("pass", "warn")
+    assert set(report.worth) == {"market", "position", "indicator"}
+    assert (tmp_path / "health.svg").is_file()
+
+
 def test_the_contract_is_one_that_the_demo_can_be_held_to(tmp_path: Path) -> None:
     (text,) = (block for block in YAML if block.startswith("audit:"))
     (tmp_path / "contract.yaml").write_text(text)
