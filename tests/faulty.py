@@ -288,9 +288,12 @@ class Forks:
     """The process that forks, as tests see it, within `with`."""
 
     def __enter__(self) -> Forks:
+        # A build that is killed cannot remove its scratch files.
+        self._scratch = tempfile.TemporaryDirectory()
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "tests.faulty"],
             cwd=Path(__file__).parents[1],
+            env={**os.environ, "TMPDIR": self._scratch.name},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -305,6 +308,7 @@ class Forks:
         trace: TracebackType | None,
     ) -> None:
         self._process.communicate()
+        self._scratch.cleanup()
 
     def _read(self) -> str:
         assert self._process.stdout is not None

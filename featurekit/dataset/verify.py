@@ -14,7 +14,7 @@ from featurekit.dataset.shard import ShardLayout, stretch
 from featurekit.errors import DatasetError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -93,7 +93,7 @@ class BlockCheck:
                 layout = self._layouts[code]
                 after = (len(layout.header) + layout.tensors["targets"].at) // BLOCK
                 first, last = self._first[code], self._first[code + 1]
-                self._check([first, *range(first + after, last)])
+                self._check(dict.fromkeys([first, *range(first + after, last)]))
                 self._rest[code] = True
 
     def _check(self, blocks: Iterable[int]) -> None:
