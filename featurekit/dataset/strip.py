@@ -41,6 +41,7 @@ class Strip:
     ) -> None:
         self.flats, self.at, self.first, self.columns = tuple(flats), at, first, columns
         self.flat = np.zeros(len(first), np.int64) if flat is None else flat
+        self._origin = at - first * columns  # where row 0 would lie
 
     @staticmethod
     def of(arrays: Sequence[NDArray[Any]], extents: Extents, arena: Arena | None) -> Strip:
@@ -64,12 +65,11 @@ class Strip:
         A window is one contiguous slice, so all windows of a flat tensor are the rows of one view
         whose rows overlap: element e starts row e.
         """
-        size = out[0].numel() if len(out) else 0
-        if not size:
+        if not out.numel():
             return out
-        last = rows + out.shape[1] - 1
-        part = np.searchsorted(self.first, last, side="right") - 1
-        elements = torch.from_numpy(self.at[part] + (rows - self.first[part]) * self.columns)
+        size = out.shape[1:].numel()
+        part = np.searchsorted(self.first, rows + (out.shape[1] - 1), side="right") - 1
+        elements = torch.from_numpy(self._origin[part] + rows * self.columns)
         if len(self.flats) == 1:
             _select(self.flats[0], elements, out.view(len(out), size))
             return out

@@ -218,7 +218,8 @@ def main() -> None:
         next(iter(dataset.loader(window=32)))
         for window in (20, 32, 64, 128):
             against_copy(dataset, window)
-        ours = dataset.loader(window=32, batch_size=BATCH)
+        # On one thread, as the others; a thread that fills ahead would work in their time.
+        ours = dataset.loader(window=32, batch_size=BATCH, prefetch=0)
         per_sample = DataLoader(PerSample(dataset, 32), batch_size=BATCH, shuffle=True)
         against_loader(ours, "DataLoader, __getitem__ for each sample", per_sample, "at least 3")
         windows = samples(dataset, 32)
