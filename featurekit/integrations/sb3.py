@@ -96,8 +96,9 @@ class GradientZerosCallback(BaseCallback):
     """Notes the share of exact zeros in the projection's gradient after each update of the policy.
 
     Each entry of `log` is of one rollout and of the update that it was used for: `steps` so far,
-    `gradient_zeros` before clipping, `reward` (mean of a step) and `active` (share of the
-    observations that end in a position). `train/gradient_zeros` goes to the model's logger too.
+    `gradient_zeros` before clipping, `reward` (mean of a step), `active` (share of the observations
+    that end in a position) and what the algorithm recorded, such as `explained_variance`.
+    `train/gradient_zeros` goes to the model's logger too.
 
     Args:
         active: Place of the feature that is 0 while flat, such as `position.side`; None for none.
@@ -133,9 +134,15 @@ class GradientZerosCallback(BaseCallback):
 
     def _note(self) -> None:
         """The update that has just ended was made on the last rollout."""
-        if self.log and "gradient_zeros" not in self.log[-1]:
-            self.log[-1]["gradient_zeros"] = self._zeros.take()
-            self.logger.record("train/gradient_zeros", self.log[-1]["gradient_zeros"])
+        if not self.log or "gradient_zeros" in self.log[-1]:
+            return
+        self.logger.record("train/gradient_zeros", self._zeros.take())
+        recorded = self.logger.name_to_value.items()
+        self.log[-1] |= {
+            name.removeprefix("train/"): float(value)
+            for name, value in recorded
+            if name.startswith("train/")
+        }
 
 
 def encoder_of(model: BaseAlgorithm) -> TemporalEncoder:
