@@ -84,6 +84,7 @@ THIRD_PARTY = {
         "dataset/tensors.py",
         "dataset/treatment.py",
         "integrations/sb3.py",
+        "integrations/zeros.py",
         "integrations/lightning.py",
     },
     "talib": set(),

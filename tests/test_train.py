@@ -22,10 +22,10 @@ from featurekit.dataset import DatasetWriter, Target
 from featurekit.errors import ConfigError, DataError, FeaturekitError, MissingExtraError
 from featurekit.feature import Feature
 from featurekit.nn.train import Training, save, train
-from featurekit.nn.train_checkpoint import read_checkpoint
-from featurekit.nn.train_command import main
-from featurekit.nn.train_options import Options
-from featurekit.nn.train_run import Run
+from featurekit.nn.train.checkpoint import read_checkpoint
+from featurekit.nn.train.command import main
+from featurekit.nn.train.options import Options
+from featurekit.nn.train.run import Run
 from featurekit.profile import Profile
 from featurekit.scaling import Scaling, ScalingSpec
 
@@ -363,7 +363,7 @@ import torch
 import torch.distributed as dist
 from featurekit.dataset import open_dataset
 from featurekit.nn.train import train
-from featurekit.nn.train_run import Run
+from featurekit.nn.train.run import Run
 
 path, scratch, rank, options = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
 os.environ["GLOO_SOCKET_IFNAME"] = "lo"

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from featurekit.errors import ConfigError, DatasetError, Problem
 from featurekit.integrations.extras import missing
-from featurekit.nn.train_zeros import GradientZeros
+from featurekit.integrations.zeros import GradientZeros
 
 try:
     from gymnasium.spaces import Box

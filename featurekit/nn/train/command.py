@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from featurekit.errors import ConfigError, FeaturekitError, Problem
-from featurekit.nn.train import save, train
+from featurekit.nn.train.supervised import save, train
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from featurekit.nn.train import Training
+    from featurekit.nn.train.supervised import Training
 
 PATH = click.Path(path_type=Path)
 

@@ -1,8 +1,4 @@
-"""Trains the encoder on the targets of a dataset: `python -m featurekit.nn.train DATASET`.
-
-Returns of markets are hard to predict: an R2 near 0 on validation is what to expect. What the run
-shows is whether the encoder lives: the share of exact zeros in the projection's gradient.
-"""
+"""train: the supervised training of the encoder on the targets of a dataset."""
 
 from __future__ import annotations
 
@@ -17,10 +13,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from featurekit.errors import ConfigError, Problem
-from featurekit.nn.train_board import Board
-from featurekit.nn.train_checkpoint import check_free
-from featurekit.nn.train_options import Options, Precision, Schedule
-from featurekit.nn.train_run import Epoch, Run
+from featurekit.nn.train.board import Board
+from featurekit.nn.train.checkpoint import check_free
+from featurekit.nn.train.options import Options, Precision, Schedule
+from featurekit.nn.train.run import Epoch, Run
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +24,7 @@ if TYPE_CHECKING:
 
     from featurekit.dataset import Dataset
     from featurekit.nn.encoder import TemporalEncoder
-    from featurekit.nn.train_metrics import Metrics
+    from featurekit.nn.train.metrics import Metrics
 
 __all__ = ["Epoch", "Training", "save", "train"]
 
@@ -233,9 +229,3 @@ def _progress(tell: Console | None) -> Progress:
         TimeRemainingColumn(),
     )
     return Progress(*columns, console=tell, transient=True, disable=not shown)
-
-
-if __name__ == "__main__":
-    from featurekit.nn.train_command import main
-
-    main()

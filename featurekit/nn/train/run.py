@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from featurekit.errors import DataError, Problem
 from featurekit.nn.encoder import TemporalEncoder
-from featurekit.nn.train_checkpoint import (
+from featurekit.nn.train.checkpoint import (
     check_same,
     optimizer_tensors,
     read_checkpoint,
@@ -19,7 +19,7 @@ from featurekit.nn.train_checkpoint import (
     under,
     write_checkpoint,
 )
-from featurekit.nn.train_metrics import Metrics, Phases, Targets
+from featurekit.nn.train.metrics import Metrics, Phases, Targets
 from featurekit.splitmix import mix
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from featurekit.dataset import Dataset
     from featurekit.dataset.batch import Batch
     from featurekit.dataset.loader import Loader
-    from featurekit.nn.train_options import Options
+    from featurekit.nn.train.options import Options
 
 
 @dataclass(frozen=True, slots=True)
