@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from featurekit.profile import Profile
     from featurekit.scaling import Scaling
     from featurekit.schema import validate
+    from featurekit.stream import Stream
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ __all__ = [
     "Pipeline",
     "Profile",
     "Scaling",
+    "Stream",
     "audit",
     "nn",
     "open_dataset",
@@ -50,6 +52,7 @@ _HOMES = {
     "Pipeline": "pipeline",
     "Profile": "profile",
     "Scaling": "scaling",
+    "Stream": "stream",
     "open_dataset": "dataset",
     "sar": "column",
     "validate": "schema",

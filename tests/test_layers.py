@@ -48,6 +48,7 @@ LAYERS = [
     "dataset",
     "export",
     "build",
+    "stream",
     "nn",
     "integrations",
     "testing",

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from featurekit.errors import Problem
     from featurekit.pipeline import Pipeline
 
-_NUMERICS = ("featurekit", "numba", "numpy")  # of another version, numbers may be others
+NUMERICS = ("featurekit", "numba", "numpy")  # of another version, numbers may be others
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,7 +108,7 @@ def _symbols(damaged: Iterable[tuple[Shard, Problem]]) -> set[str]:
 
 def _same_versions(manifest: Manifest) -> bool:
     now = versions()
-    return all(manifest.versions.get(name) == now[name] for name in _NUMERICS)
+    return all(manifest.versions.get(name) == now[name] for name in NUMERICS)
 
 
 def versions() -> dict[str, str]:

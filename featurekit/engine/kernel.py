@@ -233,6 +233,44 @@ def _cached(source: int) -> Any:  # noqa: ANN401  # numba has no types
 run = _cached(zlib.crc32(Path(loops.__file__).read_bytes()))
 
 
+@njit(cache=True, error_model="numpy")
+def run_each(
+    code: I8,
+    values: F8,
+    history: I8,
+    places: I8,
+    outputs: I8,
+    r: F8,
+    states: F8,
+    which: I8,
+    inputs: F8,
+    rows32: F4,
+    columns32: F4,
+    columns64: F8,
+    block: int,
+) -> None:
+    """Runs a program over one row of each of some symbols: [S, n_inputs, 1] into [S, 1, n_outputs].
+
+    `which` are their places in `states` [symbols, n]; the columns are empty.
+    """
+    for k in range(which.size):
+        run(
+            code,
+            values,
+            history,
+            places,
+            outputs,
+            r,
+            states[which[k]],
+            inputs[k],
+            rows32[k],
+            columns32,
+            columns64,
+            0,
+            block,
+        )
+
+
 class _FirstCompile(event.Listener):
     """Says, once, that the engine is being compiled: it takes seconds, and is then on disk."""
 

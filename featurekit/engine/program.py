@@ -130,6 +130,36 @@ class Program:
         self._run(state, inputs, rows32=out)
         return out
 
+    def run_each(
+        self,
+        states: NDArray[np.float64],
+        which: NDArray[np.int64],
+        inputs: NDArray[np.float64],
+        out: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """Computes one row of each of S symbols: inputs [S, n_inputs] into rows [S, width].
+
+        `which` are the symbols' places in `states` [symbols, n]; these move on.
+        """
+        if not hasattr(self._scratch, "registers"):
+            self._scratch.registers = _aligned(self._registers)
+        kernel.run_each(
+            self._code,
+            self._values,
+            self._history,
+            self._places,
+            self._outputs,
+            self._scratch.registers,
+            states,
+            which,
+            inputs[:, :, None],
+            out[:, None, :],
+            _NO_32,
+            _NO_64,
+            BLOCK,
+        )
+        return out
+
     def _run(
         self,
         state: NDArray[np.float64],

@@ -95,6 +95,17 @@ class FillQueue:
         self.last_close = int(closes[-1])
         return zip(bars, self._fills[start : self._taken], strict=True)
 
+    def idle(self, close: int) -> bool:
+        """Whether a next bar that closes then is the first to see no fill; it has then passed."""
+        if self.last_close is not None and close <= self.last_close:
+            return False  # `take` says what is wrong
+        if self._taken < len(self._fills):
+            time = self._fills[self._taken].time
+            if time < close or (time == close and self.fill_at_close == "this"):
+                return False
+        self.last_close = close
+        return True
+
     def _due(self, times: NDArray[np.int64], close: int) -> int:
         """How many of these times a bar that closes then has seen."""
         strictly = self.fill_at_close == "next"

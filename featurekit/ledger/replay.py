@@ -121,6 +121,17 @@ class AccountReplay:
         self._add_others(columns, closes, others)
         return columns
 
+    def passes(self, close_time_ns: int) -> bool:
+        """Whether the next bar, closing then, sees nothing new; it has then passed, else not yet.
+
+        The account of a portfolio moves with every close of another symbol.
+        """
+        return self.ledger.scope == "symbol" and self._queue.idle(close_time_ns)
+
+    def held(self) -> NDArray[np.float64]:
+        """The account at a bar in which nothing happens, `[len(ACCOUNT_COLUMNS)]`."""
+        return np.array(snapshot(self.ledger, self._symbol, FLOWS))
+
     def _replay(
         self, closes: NDArray[np.int64], others: dict[str, Steps]
     ) -> tuple[list[int], NDArray[np.float64]]:
