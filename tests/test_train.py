@@ -69,7 +69,7 @@ def written(root: Path, rows: np.ndarray, targets: np.ndarray, **facts: Any) -> 
             defaults["scaling"] = Scaling.fit(profile, ScalingSpec()).to_json()
         return writer.commit(
             name="d",
-            pipeline="",
+            pipeline="name: d",
             fingerprints={},
             versions={},
             files={"profile": root / "profile"},
@@ -322,6 +322,15 @@ def test_half_precision_learns_as_well(small: fk.Dataset) -> None:
     assert half.epochs[-1].validation_loss == pytest.approx(
         full.epochs[-1].validation_loss, rel=0.02
     )
+
+
+def test_health_is_measured_and_changes_nothing(learnable: fk.Dataset) -> None:
+    plain = train(learnable, **OPTIONS | {"epochs": 1})
+    measured = train(learnable, **OPTIONS | {"epochs": 1}, health_every=20)
+    assert [health.step for health in measured.health] == [20, 40, 60]
+    assert measured.health[-1].values["zeros_batch"] == 0.0
+    assert measured.health[-1].values["dormant_active"] is not None
+    same(plain, measured)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboard's own

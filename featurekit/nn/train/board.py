@@ -19,7 +19,7 @@ class Board:
     """
 
     def __init__(self, directory: Path | None, step: int = 0) -> None:
-        self._writer: Any = None
+        self.writer: Any = None
         if directory is None:
             return
         try:
@@ -34,16 +34,16 @@ class Board:
                 )
             ) from error
         # Of a training that goes on, what it had written after its checkpoint is not shown twice.
-        self._writer = SummaryWriter(str(directory), purge_step=step + 1 if step else None)
+        self.writer = SummaryWriter(str(directory), purge_step=step + 1 if step else None)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Adds scalars, of a step counted over all epochs."""
-        if self._writer is None:
+        if self.writer is None:
             return
         for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
+            self.writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Writes what is still in memory."""
-        if self._writer is not None:
-            self._writer.close()
+        if self.writer is not None:
+            self.writer.close()

@@ -65,6 +65,9 @@ PATH = click.Path(path_type=Path)
 )
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint.")
 @click.option("--tensorboard", type=PATH, help="Directory for scalars.")
+@click.option(
+    "--health-every", type=click.IntRange(1), help="Steps between measurements of GradientHealth."
+)
 @click.option("--out", default=Path("encoder.safetensors"), show_default=True, type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def main(dataset: Path, out: Path, as_json: bool, **options: Any) -> None:  # noqa: ANN401  # those above
@@ -123,6 +126,8 @@ def _print(training: Training, out: Path, console: Console, *, as_json: bool) ->
     }
     if as_json:
         told = {"checkpoint": str(out), "best": asdict(best), "metrics": metrics}
+        if training.health:
+            told["health"] = json.loads(training.health[-1].to_json())
         click.echo(json.dumps(told))
         return
     console.print(f"saved {out}, as of epoch {training.best} of {len(training.epochs)}")
@@ -136,4 +141,5 @@ def _print(training: Training, out: Path, console: Console, *, as_json: bool) ->
         "Scores: R2 of a return against the mean of train, and of a sign the accuracy beyond\n"
         "the more frequent class. Near 0 is what market returns leave to learn.",
         style="dim",
+        soft_wrap=True,
     )

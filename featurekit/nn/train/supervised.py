@@ -13,6 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from featurekit.errors import ConfigError, Problem
+from featurekit.nn.health import GradientHealth
+from featurekit.nn.probes import Probes
 from featurekit.nn.train.board import Board
 from featurekit.nn.train.checkpoint import check_free
 from featurekit.nn.train.options import Options, Precision, Schedule
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from featurekit.dataset import Dataset
     from featurekit.nn.encoder import TemporalEncoder
     from featurekit.nn.train.metrics import Metrics
+    from featurekit.nn.vital_report import Health
 
 __all__ = ["Epoch", "Training", "save", "train"]
 
@@ -35,7 +38,8 @@ SHOWN_EVERY = 20  # steps between two scalars of a step
 class Training:
     """The trained encoder and head, as of the best epoch on validation, and all epochs.
 
-    `metrics` are those of each split and phase, of the best epoch.
+    `metrics` are those of each split and phase, of the best epoch; `health` are the measurements
+    since the start, or since the training went on.
     """
 
     encoder: TemporalEncoder
@@ -43,6 +47,7 @@ class Training:
     epochs: tuple[Epoch, ...]
     best: int
     metrics: dict[str, dict[str, Metrics]]
+    health: tuple[Health, ...] = ()
 
 
 def train(
@@ -65,6 +70,7 @@ def train(
     checkpoint_every: int = 200,
     resume: bool = False,
     tensorboard: str | Path | None = None,
+    health_every: int | None = None,
     tell: Console | None = None,
 ) -> Training:
     """Trains an encoder and a linear head on all targets of a dataset, with Adam.
@@ -92,6 +98,8 @@ def train(
         checkpoint_every: Steps.
         resume: Go on from the checkpoint, in the middle of an epoch too.
         tensorboard: Directory for scalars.
+        health_every: Steps between two measurements of `GradientHealth`, which change nothing of
+            the training; None for none.
         tell: Where to show progress and a line for each epoch.
 
     Raises:
@@ -130,19 +138,30 @@ def train(
         if resume and file is not None:
             run.load(file)
         board = Board(Path(tensorboard) if tensorboard and not run.rank else None, run.step)
-        _run(run, file, checkpoint_every, board, tell if not run.rank else None)
+        health = _health(run, board, health_every) if health_every and not run.rank else None
+        _run(run, file, checkpoint_every, board, health, tell if not run.rank else None)
         metrics = run.evaluate_all()
         board.close()
     model = run.model.eval()
-    return Training(model.encoder, model.head, tuple(run.epochs), run.best_epoch, metrics)
+    measured = tuple(health.history) if health else ()
+    return Training(model.encoder, model.head, tuple(run.epochs), run.best_epoch, metrics, measured)
 
 
-def _run(run: Run, file: Path | None, every: int, board: Board, tell: Console | None) -> None:
+def _run(
+    run: Run,
+    file: Path | None,
+    every: int,
+    board: Board,
+    health: GradientHealth | None,
+    tell: Console | None,
+) -> None:
     with _progress(tell) as bar:
         task = bar.add_task("training", total=run.steps, completed=run.step)
         while not run.done:
             for batch in run.loader:
                 scalars = run.train_on(batch)
+                if health is not None:
+                    health.observe(torch.as_tensor(scalars["train/loss"]))
                 if run.step % SHOWN_EVERY == 0:
                     board.write(run.step, {name: float(value) for name, value in scalars.items()})
                 if file is not None and run.step % every == 0:
@@ -154,6 +173,23 @@ def _run(run: Run, file: Path | None, every: int, board: Board, tell: Console | 
                 run.save(file)
             if tell is not None:
                 tell.print(_line(epoch), soft_wrap=True)
+    if health is not None:
+        health.close()
+        if tell is not None:
+            tell.print(str(health.report), soft_wrap=True)
+
+
+def _health(run: Run, board: Board, every: int) -> GradientHealth:
+    found = GradientHealth(
+        run.model.encoder,
+        run.optimizer,
+        probes=Probes.from_dataset(run.dataset, run.options.window),
+        every=every,
+        max_norm=run.options.clip,
+        writer=board.writer,
+    )
+    found.steps = run.step  # of a training that goes on
+    return found
 
 
 def save(training: Training, path: Path, **metadata: str) -> None:
