@@ -130,5 +130,5 @@ def test_mistakes_are_told(market: Market) -> None:
 
     with pytest.raises(ConfigError, match="not windows of the encoder's features"):
         model_of(market, fk.nn.TemporalEncoder(5, 16, prelude="running"))
-    with pytest.raises(ConfigError, match="the policy has no encoder"):
+    with pytest.raises(ConfigError, match="no TemporalEncoder in this module"):
         encoder_of(sb3.PPO("MlpPolicy", TradingEnv(market), **SMALL))

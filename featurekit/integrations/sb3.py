@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from featurekit.errors import ConfigError, DatasetError, Problem
 from featurekit.integrations.extras import missing
 from featurekit.integrations.zeros import GradientZeros
+from featurekit.nn.encoder import encoder_of as encoder_in
 
 try:
     from gymnasium.spaces import Box
@@ -151,17 +152,7 @@ def encoder_of(model: BaseAlgorithm) -> TemporalEncoder:
     Raises:
         ConfigError: when its policy has none.
     """
-    for module in model.policy.modules():
-        if isinstance(module, EncoderExtractor):
-            return module.encoder
-    raise ConfigError(
-        Problem(
-            "the policy has no encoder",
-            expected="an EncoderExtractor",
-            got=type(model.policy).__name__,
-            fix='PPO("MlpPolicy", env, policy_kwargs=policy_kwargs(encoder))',
-        )
-    )
+    return encoder_in(model.policy)
 
 
 def save_policy(model: BaseAlgorithm, path: str | Path) -> None:
