@@ -6,6 +6,7 @@ import importlib.util
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -18,6 +19,16 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 YAML = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+
+
+def script(name: str) -> Any:  # noqa: ANN401  # a module
+    """One of the scripts that draw the pictures."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_five_lines_make_vectors_of_windows(
@@ -53,6 +64,22 @@ def test_the_loop_measures_the_encoder(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "health.svg").is_file()
 
 
+def test_the_agent_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("stable_baselines3", reason="agents need the extra sb3")
+    (tmp_path / "pipelines").symlink_to(ROOT / "pipelines")
+    monkeypatch.chdir(tmp_path)
+    (agent,) = (block for block in PYTHON if "TradingEnv" in block)
+    exec(PYTHON[0] + agent.replace("2048", "64"), {})  # noqa: S102  # the README's own lines
+    assert fk.nn.TemporalEncoder.load(tmp_path / "agent.safetensors").config["dropout"] == 0.0
+
+
+def test_the_curves_are_those_of_the_log(tmp_path: Path) -> None:
+    pytest.importorskip("stable_baselines3", reason="agents need the extra sb3")
+    module = script("ppo")
+    module.draw(tmp_path / "ppo.svg")
+    assert (tmp_path / "ppo.svg").read_text() == (ROOT / "docs" / "ppo.svg").read_text()
+
+
 def test_the_contract_is_one_that_the_demo_can_be_held_to(tmp_path: Path) -> None:
     (text,) = (block for block in YAML if block.startswith("audit:"))
     (tmp_path / "contract.yaml").write_text(text)
@@ -73,12 +100,7 @@ def test_the_hooks_run_commands_that_there_are() -> None:
 
 
 def test_the_picture_is_current(tmp_path: Path) -> None:
-    path = ROOT / "docs" / "picture.py"
-    spec = importlib.util.spec_from_file_location("picture", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = script("picture")
     module.draw(module.audited(), tmp_path / "audit.svg")
     assert (tmp_path / "audit.svg").read_text() == (ROOT / "docs" / "audit.svg").read_text()
 
