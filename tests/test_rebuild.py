@@ -349,6 +349,26 @@ def test_a_block_of_another_code_is_computed_again(
     assert "a block is computed in another way than before" in built.notes
 
 
+def test_another_unit_of_the_same_numbers_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(tmp_path, blocks=[{"market": {}}, {"described": {}}])
+    for unit in ("ratio", "percent"):
+
+        def described(close: fk.Col) -> dict[str, fk.Col]:
+            """Mean."""
+            return {"mean": close.mean(3)}
+
+        with monkeypatch.context() as patched:
+            patched.delitem(block_module._BLOCKS, "described", raising=False)
+            block(unit=unit)(described)
+            built = desk.build()
+            assert desk.build().up_to_date
+    assert built.dataset.features[-1].unit == "percent"
+    assert {shard.file[:6] for shard in built.dataset.manifest.shards} == {"000001"}
+    assert "every row is computed again" not in built.notes
+
+
 def test_many_appends_leave_few_shards(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.bars = {"EUR": bars_of("EUR")}

@@ -152,6 +152,10 @@ class _Run:
         self.notes += told
         self.document, _ = read_yaml(pipeline.to_yaml(), pipeline.source)
         self.changed = differences(self.base.document, self.document) if self.base else []
+        # A block's code may say another unit or scale of the same numbers.
+        held, rows = self.base and self.base.dataset.features, self.fingerprints["rows"]
+        if self.base and self.base.fingerprints.get("rows") == rows and held != pipeline.features:
+            self.changed.append("blocks: features are described in another way")
 
     def there_already(self) -> Dataset | None:
         """The dataset, if it was made of these very files by this very pipeline."""
