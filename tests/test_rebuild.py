@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,9 +18,6 @@ from featurekit import block as block_module
 from featurekit.audit import AuditReport
 from featurekit.block import block
 from featurekit.build import Build, build
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 HOUR = 3_600_000_000_000
 SYMBOLS = ("AUD", "EUR", "JPY")
@@ -458,3 +457,72 @@ def test_what_was_set_aside_is_told_again_and_is_part_of_the_input(tmp_path: Pat
     assert (built.up_to_date, built.quarantined) == (False, 0)
     assert not list(built.dataset.generation.glob("quarantine/*"))
     assert_equals_a_full_build(desk, built)
+
+
+def test_a_portfolio_sees_the_bars_of_symbols_that_are_too_short(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, account={"scope": "portfolio"})
+    desk.bars = {"CHF": bars_of("CHF", 150), "EUR": bars_of("EUR")}
+    desk.build()
+    desk.bars = {"CHF": bars_of("CHF", 151), "EUR": bars_of("EUR", BARS + 5)}
+    assert_equals_a_full_build(desk, desk.build())
+
+
+def test_no_slices_are_other_than_the_usual_ones(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.build()
+    desk.document["slices"] = {}
+    built = desk.build()
+    assert not built.up_to_date
+    assert "the pipeline has changed: slices: (not there) -> {}" in built.notes
+    assert_equals_a_full_build(desk, built)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(8))
+def test_any_history_of_builds_is_a_full_build(seed: int, tmp_path: Path) -> None:
+    """Twenty changes in a row: bars, fills, symbols, windows, slices, splits, damage, pruning."""
+    rng = random.Random(seed)  # noqa: S311  # of changes
+    desk = Desk(tmp_path, **DESKS[rng.choice(list(DESKS))])
+    desk.build()
+    for _ in range(20):
+        change = rng.choice(["add", "add", "add", "add", *CHANGES])
+        verify = "full" if change == "damage" else "size"
+        if change == "add":
+            for symbol, bars in desk.bars.items():
+                later = bars_of(symbol, 2 * BARS).filter(pl.col("time") > bars["time"][-1])
+                count = rng.choice([0, 1, 5, 40, 300])
+                desk.bars[symbol] = pl.concat([bars, later.head(count)])
+        else:
+            CHANGES[change](desk, rng)
+        built = desk.build(
+            resplit=change == "resplit", verify=verify, shard_bytes=rng.choice([200_000, 10**8])
+        )
+        assert_equals_a_full_build(desk, built, fitted=False)
+
+
+def damage_any(desk: Desk, rng: random.Random) -> None:
+    dataset = fk.open_dataset(desk.root / "out")
+    path = dataset.path / "shards" / rng.choice(dataset.manifest.shards).file
+    content = bytearray(path.read_bytes())
+    content[rng.randrange(len(content))] ^= 1
+    path.write_bytes(content)
+
+
+def grow_a_short_one(desk: Desk, rng: random.Random) -> None:
+    desk.bars["CHF"] = bars_of("CHF", rng.choice([150, 151, 300, 900]))
+    desk.bars = dict(sorted(desk.bars.items()))
+
+
+HELD = {"held": '"position.side" != 0'}
+CHANGES: dict[str, Callable[[Desk, random.Random], object]] = {
+    "past": lambda desk, rng: rewrite_close(desk),
+    "fill": lambda desk, rng: late_fill(desk),
+    "short": grow_a_short_one,
+    "windows": lambda desk, rng: desk.document.update(windows={"max": rng.choice([8, 32, 100])}),
+    "slices": lambda desk, rng: desk.document.update(
+        slices=rng.choice([{}, {"held": '"position.side" != 0'}])
+    ),
+    "resplit": lambda desk, rng: None,
+    "prune": lambda desk, rng: fk.open_dataset(desk.root / "out").prune(rng.choice([1, 2])),
+    "damage": damage_any,
+}

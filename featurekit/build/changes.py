@@ -13,7 +13,7 @@ from featurekit.build.parts import Part, parts_of, warmup_of
 from featurekit.build.saved import Saved, digest_rows
 from featurekit.dataset.manifest import content_digest
 from featurekit.dataset.places import Planned
-from featurekit.inputs import columns_of_bars
+from featurekit.inputs import columns_of_bars, symbol_spans
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,8 +63,21 @@ class Changes:
         names = sorted({*columns_of_bars(pipeline.program.inputs), "close"})
         self._bars = bars.select("time", pl.col(names).cast(pl.Float64))
         self._parts = {part.symbol: part for part in parts}
+        self.short = self._short(bars)
         self._portfolio_moved = self._portfolio_has_moved()
         self.steps = [self._step(part) for part in parts]
+
+    def _short(self, bars: pl.DataFrame) -> str:
+        """Names the bars of symbols without rows, which an account of all symbols sees too."""
+        if self._pipeline.account.scope != "portfolio":
+            return ""
+        return content_digest(
+            [
+                [symbol, count, digest_rows(self._bars.slice(first, count), count)]
+                for symbol, first, count in symbol_spans(bars)
+                if symbol not in self._parts
+            ]
+        )
 
     @property
     def unchanged(self) -> bool:
@@ -177,6 +190,8 @@ class Changes:
         base = self._base
         if base is None or self._pipeline.account.scope != "portfolio" or not base.saved:
             return False
+        if base.fingerprints.get("short") != self.short:
+            return True
         latest = max(saved.last_close for saved in base.saved.values())
         if any(symbol not in self._parts for symbol in base.saved):
             return True
@@ -231,8 +246,9 @@ def differences(before: Any, now: Any, where: str = "") -> list[str]:  # noqa: A
         >>> differences({"blocks": [{"market": {}}], "width": 48}, {"blocks": [{"market": {}}]})
         ['width: 48 -> (not there)']
     """
+    # A section that was not there is told key by key.
     before, now = (
-        {} if one is _NONE and isinstance(other, Mapping) else one
+        {} if one is _NONE and isinstance(other, Mapping) and other else one
         for one, other in ((before, now), (now, before))
     )
     if isinstance(before, Mapping) and isinstance(now, Mapping):

@@ -182,7 +182,7 @@ class _Run:
         parts, short = parts_of(pipeline, data.bars, self.warmup)
         fills = Fills(pipeline, data.fills)
         changes = Changes(pipeline, data.bars, fills, parts, base)
-        self.fingerprints["data"] = changes.digest
+        self.fingerprints |= {"data": changes.digest, "short": changes.short}
         files = self._quarantine(data, scratch)
         times = data.bars["time"].unique().sort().dt.epoch("ns").to_numpy()
         cuts, scaling = self._fitted_before(changes)
@@ -317,6 +317,7 @@ class _Run:
         return (
             changes.unchanged
             and not (self.changed or base.damaged or base.files)
+            and manifest.pipeline == self.pipeline.to_yaml()
             and manifest.cuts == cuts
             and scaling is not None
             and aside == found
