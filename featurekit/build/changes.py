@@ -235,7 +235,7 @@ def _kept(held: Sequence[ShardRows], before: int, rows: int, horizon: int) -> in
         start = part.first + part.halo
         if kept - start > rows - kept:
             break
-        kept = start
+        kept = min(kept, start)  # a symbol that is cut may have its last targets in two shards
     return kept
 
 
