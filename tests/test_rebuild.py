@@ -526,3 +526,23 @@ CHANGES: dict[str, Callable[[Desk, random.Random], object]] = {
     "prune": lambda desk, rng: fk.open_dataset(desk.root / "out").prune(rng.choice([1, 2])),
     "damage": damage_any,
 }
+
+
+def test_bars_that_only_warm_up_again_are_seen(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, **DESKS["restarts"])
+    desk.bars = {"EUR": bars_of("EUR", 1440)}
+    desk.build()
+    for rows in (1442, 1700):  # features start afresh at bar 1,440
+        desk.bars = {"EUR": bars_of("EUR", rows)}
+        assert_equals_a_full_build(desk, desk.build())
+
+
+def test_targets_are_filled_in_where_a_symbol_is_cut_before_its_end(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, windows={"max": 8})
+    desk.bars = {"EUR": bars_of("EUR", 1_600)}
+    rows, row_bytes = desk.build().dataset.rows, (129 + 2) * 4 + 8
+    shard_bytes = (rows - 1) * row_bytes // 4 + 1
+    first = desk.build("cut", shard_bytes=shard_bytes).dataset
+    assert [part.rows for s in first.manifest.shards for part in s.symbols][-1] < 20
+    desk.bars = {"EUR": bars_of("EUR", 1_640)}
+    assert_equals_a_full_build(desk, desk.build("cut", shard_bytes=shard_bytes))

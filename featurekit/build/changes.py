@@ -81,10 +81,11 @@ class Changes:
 
     @property
     def unchanged(self) -> bool:
-        """Whether the dataset has every row already, and no others."""
+        """Whether the dataset has every row already, no others, and has seen every bar."""
         return (
             self._base is not None
             and self._base.dataset.symbols == tuple(self._parts)
+            and not any(step.computed for step in self.steps)
             and all(step.planned.kept == step.planned.rows for step in self.steps)
         )
 
