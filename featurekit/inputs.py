@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from featurekit.clock import Clock, is_clock
 from featurekit.errors import DataError, Problem, no_frame
 from featurekit.ledger import ACCOUNT_COLUMNS, AccountReplay
-from featurekit.timeline import clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
-
-CLOCK_COLUMNS = ("day_fraction", "weekday")
 
 
 def symbol_spans(bars: pl.DataFrame) -> list[tuple[str, int, int]]:
@@ -83,7 +81,7 @@ def symbol_spans(bars: pl.DataFrame) -> list[tuple[str, int, int]]:
 
 def columns_of_bars(names: Iterable[str]) -> list[str]:
     """Of the inputs of a program, those that are columns of the bars."""
-    return [name for name in names if name not in (*ACCOUNT_COLUMNS, *CLOCK_COLUMNS)]
+    return [name for name in names if name not in ACCOUNT_COLUMNS and not is_clock(name)]
 
 
 def missing_columns(names: Iterable[str], bars: pl.DataFrame) -> list[Problem]:
@@ -123,7 +121,7 @@ class InputTable:
         zone: str,
         replay: AccountReplay,
     ) -> None:
-        self.closes, self._zone, self.replay = closes, zone, replay
+        self.closes, self.replay, self._clock = closes, replay, Clock(names, zone)
         self._places = {name: at for at, name in enumerate(names)}
         self._read = 0
         symbol = bars["symbol"][0] if bars.height else ""
@@ -161,8 +159,7 @@ class InputTable:
         inputs = np.empty((len(self._places), stop - start))
         for name, values in self._bars.items():
             inputs[self._places[name]] = values[start:stop]
-        if not self._places.keys().isdisjoint(CLOCK_COLUMNS):
-            self._put(inputs, dict(zip(CLOCK_COLUMNS, clock(closes, self._zone), strict=True)))
+        self._put(inputs, self._clock.columns(closes))
         if not self._places.keys().isdisjoint(ACCOUNT_COLUMNS):
             account = self.replay.columns(closes)
             self._put(inputs, dict(zip(ACCOUNT_COLUMNS, account, strict=True)))

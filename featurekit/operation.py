@@ -92,4 +92,7 @@ OPERATIONS: dict[str, Operation] = {
     "running_max": Operation(3),
     "cumsum": Operation(2),
     "after": Operation(1, None, lambda n: n),
+    # to the clock of higher bars, and back
+    "sample": Operation(2),
+    "held": Operation(2),
 }

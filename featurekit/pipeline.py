@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +24,7 @@ from featurekit.feature import Feature
 from featurekit.inputs import InputTable, columns_of_bars, pieces, symbol_spans
 from featurekit.ledger import ACCOUNT_COLUMNS, AccountReplay
 from featurekit.sections import Document, check_references, check_values, with_sample
+from featurekit.timeframe import aggregate_problems, of_higher_bars, timeframe_problem
 from featurekit.timeline import closes, duration, segment_starts
 
 if TYPE_CHECKING:
@@ -155,7 +157,9 @@ class Pipeline:
             )
             return
         options = dict(given)
-        title = str(options.pop("as", name))
+        timeframe, aggregate = options.pop("timeframe", None), options.pop("aggregate", None)
+        own = f"{name}_{timeframe}" if timeframe else name
+        title = str(options.pop("as", own))
         if not title.isidentifier():
             source.add(
                 "a block's name is letters, digits and _",
@@ -176,7 +180,26 @@ class Pipeline:
             return
         block = find_block(str(name), source.where((*path, str(name))))
         self._inputs |= dict.fromkeys(block.inputs)
-        for column, col in block.columns(options, ACCOUNT_COLUMNS).items():
+        columns = block.columns(options, ACCOUNT_COLUMNS)
+        if timeframe is None and aggregate is not None:
+            source.add(
+                "an aggregate without a timeframe",
+                (*path, str(name)),
+                expected="a timeframe whose bars it makes",
+                got=f"aggregate: {aggregate!r}"[:80],
+                fix=f"- {name}: {{timeframe: 4h, aggregate: ...}}",
+            )
+            return
+        if timeframe is not None:
+            bar = self.bars.bar if self.bars is not None else None
+            problem = timeframe_problem(timeframe, bar)
+            problems = aggregate_problems(block.inputs, aggregate) + ([problem] if problem else [])
+            if problems or bar is None:
+                where = source.where((*path, str(name)))
+                source.problems += [replace(one, where=where) for one in problems]
+                return
+            columns = of_higher_bars(columns, timeframe, bar, aggregate or {}, ACCOUNT_COLUMNS)
+        for column, col in columns.items():
             self._cols[f"{title}.{column}"] = col
             self._blocks[f"{title}.{column}"] = title
 

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from featurekit.clock import CLOCK_COLUMNS, Clock
 from featurekit.engine import Program, Reach
 from featurekit.ledger import ACCOUNT_COLUMNS, AccountReplay
-from featurekit.timeline import clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -78,15 +78,13 @@ def simulated_inputs(rows: int) -> Inputs:
     open_ = close * np.exp(rng.normal(0, 1e-3, rows))
     wick = np.abs(rng.normal(0, 1e-3, (2, rows)))
     closes = (np.arange(rows, dtype=np.int64) + 420_000) * HOUR
-    day_fraction, weekday = clock(closes, "UTC")
     bars = {
         "open": open_,
         "high": np.maximum(open_, close) * (1 + wick[0]),
         "low": np.minimum(open_, close) * (1 - wick[1]),
         "close": close,
         "volume": rng.lognormal(5, 1, rows),
-        "day_fraction": day_fraction,
-        "weekday": weekday,
+        **Clock(CLOCK_COLUMNS, "UTC").columns(closes),
     }
     at = np.arange(20, rows, 17)
     side = np.where(rng.random(len(at)) < 0.5, "buy", "sell")

@@ -1,4 +1,4 @@
-"""Time: durations, closes, the exchange's clock, segments between gaps, and the splits' cuts."""
+"""Time: durations, closes, segments between gaps, and the splits' cuts."""
 
 from __future__ import annotations
 
@@ -96,26 +96,6 @@ def check_zone(zone: str) -> None:
 def closes(time: NDArray[np.int64], stamp: Literal["open", "close"], bar: int) -> NDArray[np.int64]:
     """UTC ns at which each bar closed, from its stamp."""
     return time + bar if stamp == "open" else time
-
-
-def clock(close: NDArray[np.int64], zone: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Share of the day at each close, and its weekday (Monday 0), on the wall clock of a zone.
-
-    A close at 00:00 is the end of the day just over: share 1.
-
-    Example:
-        >>> clock(np.array([0, 6 * 3600 * 10**9]), "UTC")
-        (array([1.  , 0.25]), array([2., 3.]))
-    """
-    local = close if zone == "UTC" else _local(close, zone)
-    day = (local - 1) // DAY
-    return (local - day * DAY) / DAY, ((day + 3) % 7).astype(np.float64)
-
-
-def _local(time: NDArray[np.int64], zone: str) -> NDArray[np.int64]:
-    aware = pl.Series(time).cast(pl.Datetime("ns", "UTC")).dt.convert_time_zone(zone)
-    local: NDArray[np.int64] = aware.dt.replace_time_zone(None).cast(pl.Int64).to_numpy()
-    return local
 
 
 def segment_starts(time: NDArray[np.int64], max_gap: int) -> NDArray[np.int64]:

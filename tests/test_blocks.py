@@ -11,11 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 from featurekit.blocks import indicator, market, position
+from featurekit.clock import CLOCK_COLUMNS, Clock
 from featurekit.pipeline import Pipeline
 from featurekit.samples import sample
 from featurekit.sources import read_bars
 from featurekit.testing import check_block
-from featurekit.timeline import clock
 from tests.golden.indicators import FIRST, talib_columns
 from tests.golden.markets import market_columns
 from tests.golden.positions import NAMES, position_columns
@@ -129,7 +129,7 @@ def test_flat_prices_have_their_named_values() -> None:
 def test_market_columns_are_plain_numpys(seed: int) -> None:
     bars = random_bars(seed)
     closes = (np.arange(len(bars["close"])) + 420_008) * HOUR
-    day, week = clock(closes, "UTC")
+    day, week = Clock(CLOCK_COLUMNS, "UTC").columns(closes).values()
     expected = market_columns(bars | {"day_fraction": day, "weekday": week})
     got = columns("market", bars)
     assert list(got) == list(expected)

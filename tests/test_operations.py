@@ -439,7 +439,8 @@ def test_every_opcode_is_in_the_table_and_is_tested() -> None:
     for case in CASES.values():
         walk(case.col)
     assert set(OPERATIONS) == {op.name.lower() for op in Op} - {"copy"}
-    assert reached - {"input", "const", "lag", "before"} == set(OPERATIONS)
+    higher_bars = {"sample", "held"}  # in test_timeframe.py: they change the clock
+    assert reached - {"input", "const", "lag", "before"} == set(OPERATIONS) - higher_bars
 
 
 def test_common_subexpressions_are_computed_once() -> None:

@@ -25,9 +25,12 @@ Op = IntEnum(
     "Op",
     "COPY ADD SUB MUL DIV OVER MINIMUM MAXIMUM LT LE EQ NEG ABS SIGN LOG LOG1P EXP SQRT TANH ASINH "
     "SIN COS DEFINED WHERE FILL COMOMENT DEVIATION SLOPE RANK QUANTILE EMA WILDER SMOOTH SAR HOLD "
-    "SINCE RUNNING_MAX CUMSUM AFTER",
+    "SINCE RUNNING_MAX CUMSUM AFTER SAMPLE HELD",
 )
 OPERANDS = 6
+# An instruction: code, place of its result, places of its operands, place in the state, the clock
+# that it runs on and the clock of its result.
+STATED, CLOCK, RESULT = 8, 9, 10
 
 # Doubles of state of each recursion, all 0 at the start.
 STATE = {
@@ -40,6 +43,8 @@ STATE = {
     Op.RUNNING_MAX: 1,
     Op.CUMSUM: 1,
     Op.AFTER: 1,
+    Op.SAMPLE: 3,
+    Op.HELD: 4,
 }
 
 
@@ -61,14 +66,17 @@ borrowed: Any = intrinsic(_borrowed)
 
 
 @jit
-def execute(code: I8, values: F8, r: F8, state: F8, n: int) -> None:
-    """Runs every instruction over n rows; operands are places in the register file `r`."""
+def execute(code: I8, values: F8, r: F8, state: F8, rows: I8) -> None:
+    """Runs every instruction over the rows of its clock; operands are places in the file `r`."""
     for j in range(code.shape[0]):
+        n = rows[code[j, CLOCK]]
+        if n == 0:
+            continue
         op, a, b, c = code[j, 0], code[j, 2], code[j, 3], code[j, 4]
         p, q = values[j, 0], values[j, 1]
         o = r[code[j, 1] : code[j, 1] + n]
         x, y, z = r[a : a + n], r[b : b + n], r[c : c + n]
-        s = state[code[j, 8] :]
+        s = state[code[j, STATED] :]
         if op == Op.ADD:
             for i in range(n):
                 o[i] = x[i] + y[i]
@@ -164,6 +172,11 @@ def execute(code: I8, values: F8, r: F8, state: F8, n: int) -> None:
             loops.cumsum(x, y, s, o)
         elif op == Op.AFTER:
             loops.after(x, p, s, o)
+        elif op == Op.SAMPLE:
+            at = code[j, 1]
+            rows[code[j, RESULT]] = loops.sample(x, y, int(p), s, r[at : at + n + 1])
+        elif op == Op.HELD:
+            loops.held(r[a : a + n + 1], y, s, o)
 
 
 def _cached(source: int) -> Any:  # noqa: ANN401  # numba has no types
@@ -178,6 +191,7 @@ def _cached(source: int) -> Any:  # noqa: ANN401  # numba has no types
         outputs: I8,
         r: F8,
         state: F8,
+        rows: I8,
         inputs: F8,
         rows32: F4,
         columns32: F4,
@@ -189,20 +203,21 @@ def _cached(source: int) -> Any:  # noqa: ANN401  # numba has no types
 
         The outputs are rows [n, n_outputs], or columns [n_outputs, ...] from place `column` on;
         one function has them all, so that it is compiled once. `history` says, for each register
-        that is read back in time, where its old rows lie, how many they are, and where `state`
-        keeps them between calls.
+        that is read back in time, where its old rows lie, how many they are, where `state` keeps
+        them between calls, and their clock. `rows` counts those of each clock in a block.
         """
         n = inputs.shape[1] if source >= 0 else 0
         r, state, inputs = borrowed(r), borrowed(state), borrowed(inputs)
         rows32, columns32, columns64 = borrowed(rows32), borrowed(columns32), borrowed(columns64)
         for h in range(history.shape[0]):
-            at, rows, kept = history[h, 0], history[h, 1], history[h, 2]
-            r[at : at + rows] = state[kept : kept + rows]
+            at, old, kept = history[h, 0], history[h, 1], history[h, 2]
+            r[at : at + old] = state[kept : kept + old]
         for first in range(0, n, block):
             m = min(block, n - first)
             for i in range(places.size):
                 r[places[i] : places[i] + m] = inputs[i, first : first + m]
-            execute(code, values, r, state, m)
+            rows[0] = m
+            execute(code, values, r, state, rows)
             if rows32.size:
                 # A few rows at a time: one line of each register then stays in the nearest cache.
                 for tile in range(0, m, 8):
@@ -219,13 +234,13 @@ def _cached(source: int) -> Any:  # noqa: ANN401  # numba has no types
                 if columns64.size:
                     columns64[k, column + first : column + first + m] = o
             for h in range(history.shape[0]):
-                at, rows = history[h, 0], history[h, 1]
-                old, new = r[at : at + rows], r[at + m : at + m + rows]
-                for k in range(rows):  # forwards: the two may overlap
-                    old[k] = new[k]
+                at, size, new = history[h, 0], history[h, 1], rows[history[h, 3]]
+                x = r[at:]
+                for k in range(size):  # forwards: the two may overlap
+                    x[k] = x[new + k]
         for h in range(history.shape[0]):
-            at, rows, kept = history[h, 0], history[h, 1], history[h, 2]
-            state[kept : kept + rows] = r[at : at + rows]
+            at, old, kept = history[h, 0], history[h, 1], history[h, 2]
+            state[kept : kept + old] = r[at : at + old]
 
     return run
 
@@ -242,6 +257,7 @@ def run_each(
     outputs: I8,
     r: F8,
     states: F8,
+    rows: I8,
     which: I8,
     inputs: F8,
     rows32: F4,
@@ -262,6 +278,7 @@ def run_each(
             outputs,
             r,
             states[which[k]],
+            rows,
             inputs[k],
             rows32[k],
             columns32,

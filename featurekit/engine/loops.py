@@ -295,6 +295,66 @@ def hold(x: F8, when: F8, s: F8, o: F8) -> None:
 
 
 @jit
+def _turn(phase: float, period: float, x: float) -> Any:  # noqa: ANN401  # numba has no types
+    """The phase and the period after a row, and whether one ended before it, begins, ends with it.
+
+    Phases: 0 before the first row, 1 in a period whose start was not seen, 2 in a whole one, 3
+    between two. `x` is whole on the row that a period ends with, else half below.
+    """
+    at = np.ceil(x)
+    before = (phase == 2.0) & (at != period)
+    begins = (phase == 0.0) | (phase == 3.0) | (at != period)
+    whole = (phase == 2.0) | (begins & (phase != 0.0))
+    ends = at == x
+    return (3.0 if ends else 2.0 if whole else 1.0), at, before, begins, ends & whole
+
+
+@jit
+def sample(x: F8, period: F8, how: int, s: F8, o: F8) -> int:
+    """O = x over each period that ended: its first, highest, lowest, last, or sum; how many did.
+
+    A period whose start was not seen is left out. A row may end two: the one before it, which had
+    no row at its end, and its own.
+    """
+    phase, known, y = s[0], s[1], s[2]
+    n = 0
+    for i in range(period.size):
+        phase, known, before, begins, ends = _turn(phase, known, period[i])
+        if before:
+            o[n] = y
+            n += 1
+        v = x[i]
+        if begins or how == 3:
+            y = v
+        elif how == 1:
+            y = y if (y > v) | (y != y) else v
+        elif how == 2:
+            y = y if (y < v) | (y != y) else v
+        elif how == 4:
+            y += v
+        if ends:
+            o[n] = y
+            n += 1
+    s[0], s[1], s[2] = phase, known, y
+    return n
+
+
+@jit
+def held(x: F8, period: F8, s: F8, o: F8) -> None:
+    """O = x of the last period that ended; NaN before one has."""
+    phase, known, begun, y = s[0], s[1], s[2], s[3]
+    n = 0
+    for i in range(o.size):
+        phase, known, before, _, ends = _turn(phase, known, period[i])
+        for ended in (before, ends):
+            if ended:
+                begun, y = 1.0, x[n]
+                n += 1
+        o[i] = y if begun != 0.0 else NAN
+    s[0], s[1], s[2], s[3] = phase, known, begun, y
+
+
+@jit
 def since(when: F8, cap: float, s: F8, o: F8) -> None:
     """O = rows since when was last not 0, at most cap."""
     begun, y = s[0], s[1]

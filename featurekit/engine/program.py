@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # Rows run at a time: large enough to pay for reading the instructions, small enough for the
 # registers to stay in the second-level cache.
 BLOCK = 320
+ROOM = BLOCK + 1  # of a register: one row may end two higher bars
 _LINE = 8  # doubles in a cache line
 _NO_32 = np.empty((0, 0), np.float32)
 _NO_64 = np.empty((0, 0))
@@ -34,6 +35,7 @@ class _Register:
     col: Col
     operands: tuple[tuple[int, int], ...] = ()  # (register, rows back)
     start: float = math.nan  # its value on the rows before the first
+    clock: int = 0  # 0 ticks with each row, the others with each higher bar
     history: int = 0
     place: int = 0  # of its first row of a block
 
@@ -60,6 +62,7 @@ class Program:
     _places: NDArray[np.int64] = field(repr=False)
     _outputs: NDArray[np.int64] = field(repr=False)
     _registers: NDArray[np.float64] = field(repr=False)
+    _clocks: int = field(repr=False)
     _state: NDArray[np.float64] = field(repr=False)
     # A register file for each thread; only constants in it outlive a call.
     _scratch: threading.local = field(repr=False, compare=False, default_factory=threading.local)
@@ -141,8 +144,7 @@ class Program:
 
         `which` are the symbols' places in `states` [symbols, n]; these move on.
         """
-        if not hasattr(self._scratch, "registers"):
-            self._scratch.registers = _aligned(self._registers)
+        self._prepare()
         kernel.run_each(
             self._code,
             self._values,
@@ -151,6 +153,7 @@ class Program:
             self._outputs,
             self._scratch.registers,
             states,
+            self._scratch.rows,
             which,
             inputs[:, :, None],
             out[:, None, :],
@@ -178,8 +181,7 @@ class Program:
             raise ValueError(f"out of shape ({n}, {self.width}) expected: {rows32.shape}")
         if inputs.shape[0] != len(self.inputs):
             raise ValueError(f"{len(self.inputs)} inputs expected, got {inputs.shape[0]}")
-        if not hasattr(self._scratch, "registers"):
-            self._scratch.registers = _aligned(self._registers)
+        self._prepare()
         kernel.run(
             self._code,
             self._values,
@@ -188,6 +190,7 @@ class Program:
             self._outputs,
             self._scratch.registers,
             state,
+            self._scratch.rows,
             np.ascontiguousarray(inputs),
             rows32,
             columns32,
@@ -196,6 +199,11 @@ class Program:
             BLOCK,
         )
 
+    def _prepare(self) -> None:
+        if not hasattr(self._scratch, "registers"):
+            self._scratch.registers = _aligned(self._registers)
+            self._scratch.rows = np.zeros(self._clocks, np.int64)
+
 
 class _Compiler:
     def __init__(self, columns: Sequence[Col]) -> None:
@@ -203,6 +211,7 @@ class _Compiler:
         self.reach = Reach()
         self._numbers: dict[tuple[object, ...], int] = {}
         self._known: dict[int, tuple[int, int]] = {}
+        self._clocks: dict[int, int] = {}  # by the register of the period
         outputs = [self._place(col) for col in columns]
         # A column that is another one lagged is written from a register of its own.
         self.outputs = [
@@ -230,8 +239,16 @@ class _Compiler:
         if key not in self._numbers:
             self._numbers[key] = len(self.registers)
             start = math.nan if col.op == "copy" else self.reach.prehistory(col)
-            self.registers.append(_Register(col, operands, start))
+            clock = self._clock(col.op, operands)
+            self.registers.append(_Register(col, operands, start, clock))
         return self._numbers[key]
+
+    def _clock(self, op: str, operands: tuple[tuple[int, int], ...]) -> int:
+        if op == "sample":
+            return self._clocks.setdefault(operands[1][0], len(self._clocks) + 1)
+        if op == "held":
+            return 0
+        return max((self.registers[operand].clock for operand, _ in operands), default=0)
 
     def program(self) -> Program:
         for register in self.registers:
@@ -243,9 +260,9 @@ class _Compiler:
         code, values, history, state = [], [], [], 0
         for register in self.registers:
             if register.col.op == "const":
-                file[register.place : register.place + BLOCK] = register.col.params[0]
+                file[register.place : register.place + ROOM] = register.col.params[0]
             elif register.col.op != "input":
-                row = [0] * (3 + kernel.OPERANDS)
+                row = [0] * (kernel.RESULT + 1)
                 op = "copy" if register.col.op == "before" else register.col.op
                 code_of = kernel.Op[op.upper()]
                 row[0], row[1] = code_of, register.place
@@ -253,14 +270,18 @@ class _Compiler:
                     zip(register.operands, _windows(register), strict=True)
                 ):
                     row[2 + k] = self.registers[operand].place - back - window
-                row[2 + kernel.OPERANDS] = state
+                row[kernel.STATED] = state
+                sampled = register.col.op == "sample"
+                row[kernel.CLOCK] = 0 if sampled else register.clock
+                row[kernel.RESULT] = register.clock
                 state += kernel.STATE.get(code_of, 0)
                 code.append(row)
                 values.append([*register.col.params, 0.0, 0.0, 0.0][:3])
         start = [np.zeros(state)]
         for register in self.registers:
             if register.history and register.col.op != "const":
-                history.append([register.place - register.history, register.history, state])
+                first = register.place - register.history
+                history.append([first, register.history, state, register.clock])
                 state += register.history
                 start.append(np.full(register.history, register.start))
         inputs = [r for r in self.registers if r.col.op == "input"]
@@ -268,12 +289,13 @@ class _Compiler:
             inputs=tuple(r.col.name for r in inputs),
             width=len(self.outputs),
             instructions=len(code),
-            _code=np.array(code, dtype=np.int64).reshape(-1, 3 + kernel.OPERANDS),
+            _code=np.array(code, dtype=np.int64).reshape(-1, kernel.RESULT + 1),
             _values=np.array(values, dtype=np.float64).reshape(-1, 3),
-            _history=np.array(history, dtype=np.int64).reshape(-1, 3),
+            _history=np.array(history, dtype=np.int64).reshape(-1, 4),
             _places=np.array([r.place for r in inputs], dtype=np.int64),
             _outputs=np.array([self.registers[k].place for k in self.outputs], dtype=np.int64),
             _registers=file,
+            _clocks=len(self._clocks) + 1,
             _state=np.concatenate(start),
         )
 
@@ -293,7 +315,7 @@ class _Compiler:
                 register.place = free.pop()
             else:
                 register.place = size + _lines(register.history)
-                size = register.place + _lines(BLOCK)
+                size = register.place + _lines(ROOM)
             free += [self.registers[operand].place for operand in freed.get(at, ())]
         return size
 

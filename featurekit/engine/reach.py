@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from featurekit.operation import OPERATIONS
 
 if TYPE_CHECKING:
     from featurekit.column import Col
+
+T = TypeVar("T", int, float)
 
 # The start of the history is forgotten when it matters less than this share of the feature's
 # standard deviation; a recursion is taken to start up to START standard deviations off.
@@ -113,6 +115,8 @@ class Reach:
             x = col.args[0]
             known = not math.isnan(self.prehistory(x))
             return self.lookback(x) + (0 if known else int(col.params[0]))
+        if col.op == "held":
+            return _rows_of(col, self.lookback(col.args[0]))
         first, *others = (self.lookback(arg) for arg in col.args)
         return max(first + _window(col), *others, 0) + _rows(col)
 
@@ -128,6 +132,8 @@ class Reach:
             return _Memory(col.label.memory)
         if col.op in ("input", "const"):
             return _Memory()
+        if col.op == "held":
+            return _Memory(_rows_of(col, self._remember(col.args[0]).total()))
         first, *others = (self._remember(arg) for arg in col.args)
         worst = max((_Memory(first.rows + _window(col), first.poles), *others), key=_Memory.total)
         if col.op == "lag":
@@ -145,6 +151,11 @@ class Reach:
         # Whatever the seed, its error is counted as that of a mean over n rows.
         seed = max(_rows(col), int(col.params[0]) - 1)
         return _Memory(worst.rows + seed, (*worst.poles, pole(*col.params)))
+
+
+def _rows_of(held: Col, bars: T) -> T:
+    """Rows that this many higher bars take, the one that the history begins in and the last."""
+    return (bars + 2) * int(held.params[0]) - 1
 
 
 def _window(col: Col) -> int:

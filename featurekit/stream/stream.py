@@ -5,9 +5,7 @@ Axes: S symbols, F features.
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import polars as pl
@@ -16,14 +14,15 @@ from featurekit.build.base import rows_digest
 from featurekit.build.fills import Fills
 from featurekit.build.parts import warmup_of
 from featurekit.build.saved import load
+from featurekit.clock import Clock
 from featurekit.errors import ConfigError, DataError, Problem
 from featurekit.ingest import BARS_SCHEMA
-from featurekit.inputs import CLOCK_COLUMNS, columns_of_bars, missing_columns, pieces
+from featurekit.inputs import columns_of_bars, missing_columns, pieces
 from featurekit.ledger import ACCOUNT_COLUMNS, AccountReplay
 from featurekit.pipeline import Pipeline
 from featurekit.schema import load_schema, validate
 from featurekit.stream.state import check_same, read_state, write_state
-from featurekit.timeline import DAY, duration
+from featurekit.timeline import duration
 from featurekit.violations import refuse
 
 if TYPE_CHECKING:
@@ -106,19 +105,15 @@ class Stream:
         joined = to == list(range(to[0], to[0] + len(to))) if to else False
         self._account_to = slice(to[0], to[0] + len(to)) if joined else to
         self._account_from = [ACCOUNT_COLUMNS.index(name) for name in account_names]
-        self._clock = [
-            (names.index(name), at) for at, name in enumerate(CLOCK_COLUMNS) if name in names
-        ]
         # The accounts at their last closes, and whether nothing happened there.
         self._accounts = np.empty((len(self.symbols), len(account_names)))
         self._resting = [False] * len(self.symbols)
-        self._now: tuple[int, tuple[float, int]] = (0, (0.0, 0))  # a close, and the clock then
         bars = pipeline.bars
         self._shift = 0
         if bars is not None and bars.bar is not None and bars.stamp == "open":
             self._shift = duration(bars.bar)
-        zone = bars.exchange_timezone if bars is not None else "UTC"
-        self._zone = None if zone == "UTC" else ZoneInfo(zone)
+        self._clock = Clock(names, bars.exchange_timezone if bars is not None else "UTC")
+        self._clock_to = [names.index(name) for name in self._clock.names]
         self._max_gap = duration(pipeline.segments.max_gap) if pipeline.segments.reset else None
         self._schema_name = (bars.schema if bars is not None else None) or BARS_SCHEMA
         self._schema = load_schema(self._schema_name)
@@ -155,8 +150,8 @@ class Stream:
         for at, _, close in found:
             self._close(at, close)
         values[:, self._account_to] = self._accounts[which]
-        for place, clock in self._clock:
-            values[:, place] = [self._time_of_day(close)[clock] for _, _, close in found]
+        if self._clock_to:
+            values[:, self._clock_to] = [self._clock.row(close) for _, _, close in found]
         out = np.empty((len(found), self._program.width), np.float32)
         rows[which] = self._program.run_each(self._states, which, values, out)
         return self._scaled(rows) if scaled else rows
@@ -193,8 +188,8 @@ class Stream:
         self._check_scaled(scaled)
         self._close(at, close)
         row[self._account_to] = self._accounts[at]
-        for place, clock in self._clock:
-            row[place] = self._time_of_day(close)[clock]
+        if self._clock_to:
+            row[self._clock_to] = self._clock.row(close)
         self._one[0] = at
         out = np.empty((1, self._program.width), np.float32)
         self._program.run_each(self._states, self._one, values, out)
@@ -432,20 +427,6 @@ class Stream:
         if self._max_gap is not None and last is not None and close - last > self._max_gap:
             self._states[at] = self._program.new_state()
         self._closes[at] = close
-
-    def _time_of_day(self, close: int) -> tuple[float, int]:
-        """`timeline.clock` of one close."""
-        if self._now[0] == close:
-            return self._now[1]
-        local = close
-        if self._zone is not None:
-            moment = datetime.fromtimestamp(close // 1_000_000_000, timezone.utc)
-            offset = moment.astimezone(self._zone).utcoffset()
-            assert offset is not None  # noqa: S101  # a zone has one
-            local += int(offset.total_seconds()) * 1_000_000_000
-        day = (local - 1) // DAY
-        self._now = close, ((local - day * DAY) / DAY, (day + 3) % 7)
-        return self._now[1]
 
     def _refuse_unknown(self, symbols: Any) -> None:  # noqa: ANN401  # an iterable of names
         unknown = [symbol for symbol in dict.fromkeys(symbols) if symbol not in self._places]
