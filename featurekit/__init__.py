@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from featurekit.dataset import Dataset, open_dataset
     from featurekit.errors import FeaturekitError
     from featurekit.ledger import Ledger
+    from featurekit.monitor import Monitor
     from featurekit.pipeline import Pipeline
     from featurekit.profile import Profile
     from featurekit.scaling import Scaling
@@ -27,6 +28,7 @@ __all__ = [
     "Dataset",
     "FeaturekitError",
     "Ledger",
+    "Monitor",
     "Pipeline",
     "Profile",
     "Scaling",
@@ -49,6 +51,7 @@ _HOMES = {
     "Dataset": "dataset",
     "FeaturekitError": "errors",
     "Ledger": "ledger",
+    "Monitor": "monitor",
     "Pipeline": "pipeline",
     "Profile": "profile",
     "Scaling": "scaling",

@@ -354,12 +354,18 @@ class Pipeline:
         zone = self.bars.exchange_timezone if self.bars else "UTC"
         return InputTable(self.program.inputs, mine, self.closes(mine), zone, replay)
 
+    @property
+    def bar(self) -> int:
+        """The length of a bar in ns; 0 if the pipeline does not say."""
+        return duration(self.bars.bar) if self.bars is not None and self.bars.bar else 0
+
     def closes(self, bars: pl.DataFrame) -> NDArray[np.int64]:
         """UTC ns at which each bar closed; without `bars:` in the pipeline, the stamp itself."""
-        stamps = bars["time"].dt.epoch("ns").to_numpy()
-        if self.bars is None or self.bars.bar is None:
-            return stamps
-        return closes(stamps, self.bars.stamp, duration(self.bars.bar))
+        return self.closes_of(bars["time"].dt.epoch("ns").to_numpy())
+
+    def closes_of(self, stamps: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The same of stamps, UTC ns."""
+        return closes(stamps, self.bars.stamp, self.bar) if self.bars is not None else stamps
 
     def restarts(self, closed: NDArray[np.int64]) -> list[int]:
         """Rows at which features start afresh: none, unless `segments: {reset: true}`."""

@@ -28,6 +28,7 @@ LAYERS = [
     "blocks",
     "ledger",
     "bins",
+    "psi",
     "profile",
     "sample",
     "cells",
@@ -51,6 +52,7 @@ LAYERS = [
     "export",
     "build",
     "stream",
+    "monitor",
     "nn",
     "integrations",
     "testing",
@@ -68,7 +70,7 @@ UPWARD = {
 }
 
 THIRD_PARTY = {
-    "numba": {"engine/loops.py", "engine/kernel.py", "bins.py"},
+    "numba": {"engine/loops.py", "engine/kernel.py", "bins.py", "monitor/watch.py"},
     "pandera": {"schema.py"},
     "sklearn": {"integrations/sklearn.py"},
     "torch": {

@@ -19,6 +19,7 @@ from featurekit.audit.views import PROBABILITIES
 from featurekit.bins import HIGH, LOW
 from featurekit.contract import Bound
 from featurekit.errors import DataError, Problem
+from featurekit.psi import chance_index, stability_index
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -224,11 +225,7 @@ def _psi(
     column: int,
     chance: Chance,
 ) -> tuple[float, float]:
-    """Population stability index over groups of the reference, and what chance alone may reach.
-
-    Without any change PSI is about (1/n + 1/m) times a chi-squared of as many groups less one
-    (Yurdakul 2018).
-    """
+    """Population stability index over groups of the reference, and what chance alone may reach."""
     if not counts:
         return 0.0, 0.0
     present = _counts_between(edges, profile, column)
@@ -241,10 +238,8 @@ def _psi(
         held = 0.0 if held >= target else held
     if len(counts) == 1:  # a constant: below it, as it is, and above it
         groups = np.arange(3)
-    shares = [np.bincount(groups, weights=each) + 0.5 for each in (past, present)]
-    p, q = (share / share.sum() for share in shares)
-    drift = float(((q - p) * np.log(q / p)).sum())
-    return drift, chance.inverse * _chi_squared(len(p) - 1, 1.0 - chance.false)
+    p, q = (np.bincount(groups, weights=each) for each in (past, present))
+    return float(stability_index(p, q)), chance_index(chance.inverse, len(p), chance.false)
 
 
 def _counts_between(edges: Sequence[float], profile: Profile, column: int) -> F8:
@@ -276,14 +271,6 @@ def _distance(
     now = np.cumsum(present)[:-1] / max(present.sum(), 1.0)
     gap = np.abs(past - now)
     return float(((gap[1:] + gap[:-1]) / 2.0 * np.diff(_snapped(edges))).sum())
-
-
-def _chi_squared(k: int, probability: float) -> float:
-    """Quantile of chi-squared with k degrees of freedom (Wilson and Hilferty 1931)."""
-    if k < 1:
-        return 0.0
-    z = NormalDist().inv_cdf(probability)
-    return float(k * (1.0 - 2.0 / (9.0 * k) + z * math.sqrt(2.0 / (9.0 * k))) ** 3)
 
 
 def _number(value: Any) -> float:  # noqa: ANN401  # of a JSON document

@@ -36,6 +36,8 @@ def rows_of(
     for code, start, rows in manifest.extents.spans(first, stop):
         shard, cut = shards[code], slice(start, start + rows)
         columns.append((shard.features[cut], shard.targets[cut], shard.time[cut]))
+    if not columns:
+        columns = [(shards[0].features[:0], shards[0].targets[:0], shards[0].time[:0])]
     features, targets, time = (
         columns[0] if len(columns) == 1 else map(np.concatenate, zip(*columns, strict=True))
     )

@@ -237,6 +237,11 @@ class Stream:
                 self._program.run_rows(state, table.read(start, stop), rows[: stop - start])
             self._replays[at], self._closes[at] = table.replay, int(table.closes[-1])
 
+    @property
+    def closes(self) -> NDArray[np.int64]:
+        """UTC ns of the last close of each symbol `[S]`; -1 before its first."""
+        return np.array([-1 if close is None else close for close in self._closes], np.int64)
+
     # --- what it knows -------------------------------------------------------------------------
 
     def state(self) -> bytes:

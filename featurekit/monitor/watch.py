@@ -1,0 +1,209 @@
+"""The one loop of a monitor: a row against what is expected, and the counts of the last rows."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+F4: TypeAlias = NDArray[np.float32]
+F8: TypeAlias = NDArray[np.float64]
+I8: TypeAlias = NDArray[np.int64]
+U1: TypeAlias = NDArray[np.uint8]
+
+EDGES = 9  # between groups of a tenth of the train rows each
+GROUPS = EDGES + 1
+# Columns of the table of features: what is far too low, too low, too high, far too high; the
+# longest run of one value; whether runs count in a flat position; the least magnitude that is told
+# from smaller ones, in bits; the edges of the groups.
+FAR_LOW, LOW, HIGH, FAR_HIGH, RUN, FLAT, FLOOR, EDGE = range(8)
+# Columns of the sums over the last rows: groups, then magnitudes in bits, and how many are not 0.
+LEVEL, LEVELS = GROUPS, GROUPS + 1
+# What a finding says: kind, row, feature, value, whether it is severe, and rows seen before.
+# Kinds count like `KINDS` of flags.
+NOT_FINITE, RANGE, UNIT, DEAD, DRIFT, STALE, SKEW = range(7)
+FOUND = 6
+# Scalars: rows seen, newest close, position.side's column or -1, length of the grid or 0, its phase
+SEEN, NEWEST, SIDE, GRID, PHASE = range(5)
+HOURS = 168
+_HOUR = 3_600_000_000_000
+
+jit: Any = njit(cache=True, error_model="numpy")
+
+
+@jit
+def group_of(table: F4, j: int, v: float) -> int:
+    """The group of a value: how many edges are not above it."""
+    group = 0
+    for k in range(EDGES):
+        group += table[j, EDGE + k] <= v
+    return group
+
+
+@jit
+def level_of(table: F4, j: int, v: float, bits: int) -> int:
+    """The magnitude: the bits of a float32 without its sign, nearly its logarithm; 0 of zero."""
+    return max(bits & 0x7FFFFFFF, np.int64(table[j, FLOOR])) if v != 0.0 and v == v else 0
+
+
+@jit
+def expected_bars(seasons: F8, s: int, since: int, until: int) -> float:
+    """Bars that a symbol has between two times, by the hours of the week that it had them in."""
+    total = 0.0
+    for sign, time in ((1.0, until), (-1.0, since)):
+        hours = time // _HOUR
+        week, hour = hours // HOURS, hours % HOURS
+        inside = (time - hours * _HOUR) / _HOUR
+        here = seasons[s, hour] + inside * (seasons[s, hour + 1] - seasons[s, hour])
+        total += sign * (week * seasons[s, HOURS] + here)
+    return total
+
+
+@jit
+def missed_bars(seasons: F8, closes: I8) -> F8:
+    """Bars that one symbol should have had between each two that it had."""
+    missed = np.empty(closes.size - 1)
+    for i in range(closes.size - 1):
+        missed[i] = expected_bars(seasons, 0, closes[i], closes[i + 1]) - 1.0
+    return missed
+
+
+@jit
+def watch(
+    rows: F4,
+    bits: NDArray[np.int32],
+    which: I8,
+    closes: I8,
+    start: int,
+    table: F4,
+    seasons: F8,
+    last: F4,
+    runs: NDArray[np.int32],
+    known: I8,
+    groups: U1,
+    levels: NDArray[np.int32],
+    sums: I8,
+    scalars: I8,
+    check: int,
+    found: F8,
+) -> tuple[int, int]:
+    """Takes rows [n, F] in from `start` on; the row it stopped before, and what it found.
+
+    It stops where `check` rows more have been seen and where `found` [n, 6] may not hold the next.
+    A row whose close is not after the last of its symbol is none. `known` [S, 2] holds the last
+    close of each symbol and whether it is stale.
+    """
+    width, symbols = rows.shape[1], known.shape[0]
+    n, side = 0, scalars[SIDE]
+    for i in range(start, rows.shape[0]):
+        if n + 2 * width + symbols + 2 > found.shape[0]:
+            return i, n
+        s, close = which[i], closes[i]
+        before = known[s, 0]
+        if close <= before:
+            continue
+        # --- the bar
+        if scalars[GRID] and close % scalars[GRID] != scalars[PHASE]:
+            n = _note(
+                found,
+                n,
+                scalars[SEEN],
+                SKEW,
+                i,
+                -1,
+                (close - scalars[PHASE]) % scalars[GRID] / 1e9,
+                0.0,
+            )
+        if before >= 0 and not known[s, 1]:
+            missed = expected_bars(seasons, s, before, close) - 1.0
+            if missed > seasons[s, HOURS + 1]:
+                far = missed > seasons[s, HOURS + 2]
+                n = _note(found, n, scalars[SEEN], STALE, i, -1 - s, missed, 1.0 * far)
+        known[s, 0], known[s, 1] = close, 0
+        if close > scalars[NEWEST]:
+            scalars[NEWEST] = close
+            n = late(known, seasons, close, i, found, n, scalars[SEEN])
+        # --- its features
+        flat = side >= 0 and rows[i, side] == 0.0
+        at, level_at = scalars[SEEN] % groups.shape[0], scalars[SEEN] % levels.shape[0]
+        full, level_full = scalars[SEEN] >= groups.shape[0], scalars[SEEN] >= levels.shape[0]
+        for j in range(width):
+            v = rows[i, j]
+            if not abs(v) <= 3.4028235e38:
+                n = _note(found, n, scalars[SEEN], NOT_FINITE, i, j, v, 1.0)
+            elif v < table[j, LOW] or v > table[j, HIGH]:
+                far = v < table[j, FAR_LOW] or v > table[j, FAR_HIGH]
+                n = _note(found, n, scalars[SEEN], RANGE, i, j, v, 1.0 * far)
+            if v == last[s, j] and not (flat and table[j, FLAT] == 0.0):
+                runs[s, j] += 1
+                if runs[s, j] == table[j, RUN]:
+                    n = _note(found, n, scalars[SEEN], DEAD, i, j, v, 1.0)
+            else:
+                runs[s, j] = 0
+            last[s, j] = v
+            group = group_of(table, j, v)
+            if full:
+                sums[j, groups[at, j]] -= 1
+            groups[at, j] = group
+            sums[j, group] += 1
+            level = level_of(table, j, v, bits[i, j])
+            if level_full:
+                old = levels[level_at, j]
+                sums[j, LEVEL] -= old
+                sums[j, LEVELS] -= old != 0
+            levels[level_at, j] = level
+            sums[j, LEVEL] += level
+            sums[j, LEVELS] += level != 0
+        scalars[SEEN] += 1
+        if scalars[SEEN] % check == 0:
+            return i + 1, n
+    return rows.shape[0], n
+
+
+@jit
+def late(known: I8, seasons: F8, now: int, row: int, found: F8, n: int, seen: int) -> int:
+    """Notes each symbol that should have had more bars by now, once until its next one."""
+    for s in range(known.shape[0]):
+        if known[s, 0] >= 0 and known[s, 0] < now and not known[s, 1]:
+            missed = expected_bars(seasons, s, known[s, 0], now) - 1.0
+            if missed > seasons[s, HOURS + 1]:
+                known[s, 1] = 1
+                far = 1.0 * (missed > seasons[s, HOURS + 2])
+                n = _note(found, n, seen, STALE, row, -1 - s, missed, far)
+    return n
+
+
+@jit
+def _note(
+    found: F8, n: int, seen: int, kind: int, row: int, j: int, value: float, severe: float
+) -> int:
+    said = found[n]
+    said[0], said[1], said[2], said[3], said[4], said[5] = kind, row, j, value, severe, seen
+    return n + 1
+
+
+@jit
+def count_groups(rows: F4, bits: NDArray[np.int32], table: F4) -> I8:
+    """The sums [F, G + 2] of rows [n, F] alone."""
+    sums = np.zeros((rows.shape[1], GROUPS + 2), np.int64)
+    for i in range(rows.shape[0]):
+        for j in range(rows.shape[1]):
+            v = rows[i, j]
+            sums[j, group_of(table, j, v)] += 1
+            level = level_of(table, j, v, bits[i, j])
+            sums[j, LEVEL] += level
+            sums[j, LEVELS] += level != 0
+    return sums
+
+
+@jit
+def longest_runs(rows: F4, longest: I8) -> None:
+    """Raises `longest` [F] to the most rows in a row that repeat the value before."""
+    for j in range(rows.shape[1]):
+        run, most = 0, longest[j]
+        for i in range(1, rows.shape[0]):
+            run = run + 1 if rows[i, j] == rows[i - 1, j] else 0
+            most = max(most, run)
+        longest[j] = most
