@@ -125,7 +125,7 @@ def mean_level(sums: I8) -> F8:
 
 
 def _counts(rows: F4, table: F4) -> I8:
-    counts: I8 = count_groups(rows, rows.view(np.int32), table)
+    counts: I8 = count_groups(rows, table)
     return counts
 
 

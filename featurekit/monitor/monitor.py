@@ -98,6 +98,7 @@ class Monitor:
         self.expected = expected = learn(dataset, pipeline)
         self._names = dataset.names
         self._zeros = dataset.profile("train").zeros / max(dataset.profile("train").rows, 1)
+        self._places_of = {name: at for at, name in enumerate(self._names)}
         self._places = {symbol: at for at, symbol in enumerate(self.symbols)}
         known = {symbol: at for at, symbol in enumerate(dataset.symbols)}
         none = unknown_season()
@@ -239,11 +240,10 @@ class Monitor:
         room = 2 * rows.shape[1] + len(known) + 2
         found = self._found if len(self._found) >= 2 * room else np.empty((2 * room, FOUND))
         flags: list[Flag] = []
-        at, seen = 0, int(self._scalars[SEEN])
+        at = 0
         while at < len(rows):
-            at, count = watch(
+            at, count, due = watch(
                 rows,
-                rows.view(np.int32),
                 which,
                 closes,
                 at,
@@ -261,9 +261,8 @@ class Monitor:
             )
             if count:
                 flags += self._flags(found[:count], closes, symbols)
-            if self._scalars[SEEN] // CHECK != seen // CHECK:
+            if due:
                 flags += self._lasting(int(closes[at - 1]))
-            seen = int(self._scalars[SEEN])
         return flags
 
     def _flags(
@@ -342,7 +341,9 @@ class Monitor:
         """
         now = np.where(value > fail, 2, np.where(value > warn, 1, 0))
         kept = value > OVER * np.asarray(warn)
-        for j, name in enumerate(self._names):
+        last = [self._places_of[name] for of, name in self._lasts if of == kind]
+        for j in sorted({*np.flatnonzero(now).tolist(), *last}):
+            name = self._names[j]
             before = SEVERITIES.index(self._lasts.get((kind, name), ""))
             level = max(int(now[j]), min(before, 1) if kept[j] else 0)
             if level:

@@ -73,7 +73,6 @@ def missed_bars(seasons: F8, closes: I8) -> F8:
 @jit
 def watch(
     rows: F4,
-    bits: NDArray[np.int32],
     which: I8,
     closes: I8,
     start: int,
@@ -88,18 +87,18 @@ def watch(
     scalars: I8,
     check: int,
     found: F8,
-) -> tuple[int, int]:
-    """Takes rows [n, F] in from `start` on; the row it stopped before, and what it found.
+) -> tuple[int, int, bool]:
+    """Takes rows [n, F] in from `start` on; the row it stopped before, and how much it found.
 
-    It stops where `check` rows more have been seen and where `found` [n, 6] may not hold the next.
-    A row whose close is not after the last of its symbol is none. `known` [S, 2] holds the last
-    close of each symbol and whether it is stale.
+    It stops, and says so, where `check` rows more have been seen, and where `found` [n, 6] may not
+    hold the next. A row whose close is not after the last of its symbol is none. `known` [S, 2]
+    holds the last close of each symbol and whether it is stale.
     """
-    width, symbols = rows.shape[1], known.shape[0]
+    width, symbols, bits = rows.shape[1], known.shape[0], rows.view(np.int32)
     n, side = 0, scalars[SIDE]
     for i in range(start, rows.shape[0]):
         if n + 2 * width + symbols + 2 > found.shape[0]:
-            return i, n
+            return i, n, False
         s, close = which[i], closes[i]
         before = known[s, 0]
         if close <= before:
@@ -158,8 +157,8 @@ def watch(
             sums[j, LEVELS] += level != 0
         scalars[SEEN] += 1
         if scalars[SEEN] % check == 0:
-            return i + 1, n
-    return rows.shape[0], n
+            return i + 1, n, True
+    return rows.shape[0], n, False
 
 
 @jit
@@ -185,8 +184,9 @@ def _note(
 
 
 @jit
-def count_groups(rows: F4, bits: NDArray[np.int32], table: F4) -> I8:
+def count_groups(rows: F4, table: F4) -> I8:
     """The sums [F, G + 2] of rows [n, F] alone."""
+    bits = rows.view(np.int32)
     sums = np.zeros((rows.shape[1], GROUPS + 2), np.int64)
     for i in range(rows.shape[0]):
         for j in range(rows.shape[1]):

@@ -3,7 +3,7 @@
     python tests/bench/monitor.py
 
 On one thread, by CPU time. Bars are simulated: random walks. The dataset is built from the first
-2,000 hours of each symbol; what is measured comes after them.
+1,500 hours of each symbol; what is measured comes after them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import polars as pl
 import featurekit as fk
 
 HOUR = 3_600_000_000_000
-HISTORY, LIVE = 2_000, 220
+HISTORY, LIVE = 1_500, 600
 LIMIT = 0.2
 
 
@@ -49,8 +49,8 @@ def bars(symbol: str, rows: int, seed: int) -> pl.DataFrame:
 def run(symbols: int, folder: Path) -> tuple[float, float]:
     """Microseconds a bar of the stream and of its monitor, medians over hours."""
     names = [f"S{k:03d}" for k in range(symbols)]
-    rows = HISTORY if symbols == 1 else 700
-    table = pl.concat([bars(name, rows + LIVE, k) for k, name in enumerate(names)])
+    rows, live = HISTORY, LIVE if symbols > 1 else 10 * LIVE
+    table = pl.concat([bars(name, rows + live, k) for k, name in enumerate(names)])
     cut = (420_000 + rows) * HOUR
     path = folder / "bars.parquet"
     now = pl.col("time").dt.epoch("ns")
