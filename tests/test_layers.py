@@ -53,6 +53,7 @@ LAYERS = [
     "build",
     "stream",
     "monitor",
+    "replay",
     "nn",
     "integrations",
     "testing",
