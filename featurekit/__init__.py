@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from featurekit import nn, sources, testing
     from featurekit.audit import audit
     from featurekit.block import Block
+    from featurekit.checks import check
     from featurekit.column import Col, sar, where
     from featurekit.dataset import Dataset, open_dataset
     from featurekit.errors import FeaturekitError
@@ -34,6 +35,7 @@ __all__ = [
     "Scaling",
     "Stream",
     "audit",
+    "check",
     "nn",
     "open_dataset",
     "sar",
@@ -56,6 +58,7 @@ _HOMES = {
     "Profile": "profile",
     "Scaling": "scaling",
     "Stream": "stream",
+    "check": "checks",
     "open_dataset": "dataset",
     "sar": "column",
     "validate": "schema",

@@ -54,6 +54,7 @@ LAYERS = [
     "stream",
     "monitor",
     "replay",
+    "checks",
     "nn",
     "integrations",
     "testing",
