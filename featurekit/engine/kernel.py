@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 from numba.core import cgutils, event
 from numba.extending import intrinsic
-from numba.np.arrayobj import make_array
+from numba.np.arrayobj import make_array, populate_array
 from numpy.typing import NDArray
 
 from featurekit.engine import loops
@@ -31,6 +31,8 @@ OPERANDS = 6
 # An instruction: code, place of its result, places of its operands, place in the state, the clock
 # that it runs on and the clock of its result.
 STATED, CLOCK, RESULT = 8, 9, 10
+
+STATES = 7  # doubles of state that an instruction has at most
 
 # Doubles of state of each recursion, all 0 at the start.
 STATE = {
@@ -65,6 +67,34 @@ def _borrowed(_: Any, array: Any) -> Any:  # noqa: ANN401  # numba has no types
 borrowed: Any = intrinsic(_borrowed)
 
 
+def _part(_: Any, array: Any, at: Any, rows: Any) -> Any:  # noqa: ANN401  # numba has no types
+    """`array[at : at + rows]` of what is known to lie inside: a slice asks, and counts from behind.
+
+    For one row that takes longer than what an instruction does to it.
+    """
+
+    def code(context: Any, builder: Any, _: Any, args: Any) -> Any:  # noqa: ANN401
+        whole = make_array(array)(context, builder, args[0])
+        view = make_array(array)(context, builder)
+        size = context.get_constant(
+            types.intp, context.get_abi_sizeof(context.get_data_type(array.dtype))
+        )
+        populate_array(
+            view,
+            data=builder.gep(whole.data, [args[1]]),
+            shape=[args[2]],
+            strides=[size],
+            itemsize=size,
+            meminfo=None,
+        )
+        return view._getvalue()
+
+    return array(array, types.intp, types.intp), code
+
+
+part: Any = intrinsic(_part)
+
+
 @jit
 def execute(code: I8, values: F8, r: F8, state: F8, rows: I8) -> None:
     """Runs every instruction over the rows of its clock; operands are places in the file `r`."""
@@ -74,9 +104,9 @@ def execute(code: I8, values: F8, r: F8, state: F8, rows: I8) -> None:
             continue
         op, a, b, c = code[j, 0], code[j, 2], code[j, 3], code[j, 4]
         p, q = values[j, 0], values[j, 1]
-        o = r[code[j, 1] : code[j, 1] + n]
-        x, y, z = r[a : a + n], r[b : b + n], r[c : c + n]
-        s = state[code[j, STATED] :]
+        o = part(r, code[j, 1], n)
+        x, y, z = part(r, a, n), part(r, b, n), part(r, c, n)
+        s = part(state, code[j, STATED], STATES)
         if op == Op.ADD:
             for i in range(n):
                 o[i] = x[i] + y[i]
@@ -145,15 +175,15 @@ def execute(code: I8, values: F8, r: F8, state: F8, rows: I8) -> None:
                 o[i] = v if v == v else w
         elif op == Op.COMOMENT:
             d, e, f = code[j, 5], code[j, 6], code[j, 7]
-            loops.comoment(x, y, z, r[d : d + n], r[e : e + n], r[f : f + n], p, q, o)
+            loops.comoment(x, y, z, part(r, d, n), part(r, e, n), part(r, f, n), p, q, o)
         elif op == Op.DEVIATION:
-            loops.deviation(r[a : a + n + int(p) - 1], y, int(p), int(q), o)
+            loops.deviation(part(r, a, n + int(p) - 1), y, int(p), int(q), o)
         elif op == Op.SLOPE:
-            loops.slope(r[a : a + n + int(p) - 1], int(p), o)
+            loops.slope(part(r, a, n + int(p) - 1), int(p), o)
         elif op == Op.RANK:
-            loops.rank(r[a : a + n + int(p) - 1], int(p), o)
+            loops.rank(part(r, a, n + int(p) - 1), int(p), o)
         elif op == Op.QUANTILE:
-            loops.quantile(r[a : a + n + int(p) - 1], int(p), q, o)
+            loops.quantile(part(r, a, n + int(p) - 1), int(p), q, o)
         elif op == Op.EMA:
             loops.ema(x, int(p), int(q), int(values[j, 2]), s, o)
         elif op == Op.WILDER:
@@ -174,9 +204,9 @@ def execute(code: I8, values: F8, r: F8, state: F8, rows: I8) -> None:
             loops.after(x, p, s, o)
         elif op == Op.SAMPLE:
             at = code[j, 1]
-            rows[code[j, RESULT]] = loops.sample(x, y, int(p), s, r[at : at + n + 1])
+            rows[code[j, RESULT]] = loops.sample(x, y, int(p), s, part(r, at, n + 1))
         elif op == Op.HELD:
-            loops.held(r[a : a + n + 1], y, s, o)
+            loops.held(part(r, a, n + 1), y, s, o)
 
 
 def _cached(source: int) -> Any:  # noqa: ANN401  # numba has no types
@@ -211,7 +241,9 @@ def _cached(source: int) -> Any:  # noqa: ANN401  # numba has no types
         rows32, columns32, columns64 = borrowed(rows32), borrowed(columns32), borrowed(columns64)
         for h in range(history.shape[0]):
             at, old, kept = history[h, 0], history[h, 1], history[h, 2]
-            r[at : at + old] = state[kept : kept + old]
+            here, there = part(r, at, old), part(state, kept, old)
+            for k in range(old):
+                here[k] = there[k]
         for first in range(0, n, block):
             m = min(block, n - first)
             for i in range(places.size):
@@ -234,13 +266,11 @@ def _cached(source: int) -> Any:  # noqa: ANN401  # numba has no types
                 if columns64.size:
                     columns64[k, column + first : column + first + m] = o
             for h in range(history.shape[0]):
-                at, size, new = history[h, 0], history[h, 1], rows[history[h, 3]]
-                x = r[at:]
+                at, size, kept = history[h, 0], history[h, 1], history[h, 2]
+                newest = part(r, at + rows[history[h, 3]], size)
+                here = part(state, kept, size) if first + m == n else part(r, at, size)
                 for k in range(size):  # forwards: the two may overlap
-                    x[k] = x[new + k]
-        for h in range(history.shape[0]):
-            at, old, kept = history[h, 0], history[h, 1], history[h, 2]
-            state[kept : kept + old] = r[at : at + old]
+                    here[k] = newest[k]
 
     return run
 

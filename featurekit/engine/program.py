@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 # Rows run at a time: large enough to pay for reading the instructions, small enough for the
 # registers to stay in the second-level cache.
 BLOCK = 320
-ROOM = BLOCK + 1  # of a register: one row may end two higher bars
 _LINE = 8  # doubles in a cache line
 _NO_32 = np.empty((0, 0), np.float32)
 _NO_64 = np.empty((0, 0))
@@ -38,6 +37,21 @@ class _Register:
     clock: int = 0  # 0 ticks with each row, the others with each higher bar
     history: int = 0
     place: int = 0  # of its first row of a block
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """A file of registers that hold `block` rows each, and the tables that say where they lie.
+
+    One row at a time needs no room for 320: its file is small enough for the nearest cache.
+    """
+
+    block: int
+    code: NDArray[np.int64]
+    history: NDArray[np.int64]
+    places: NDArray[np.int64]
+    outputs: NDArray[np.int64]
+    registers: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +70,12 @@ class Program:
     inputs: tuple[str, ...]
     width: int
     instructions: int
-    _code: NDArray[np.int64] = field(repr=False)
     _values: NDArray[np.float64] = field(repr=False)
-    _history: NDArray[np.int64] = field(repr=False)
-    _places: NDArray[np.int64] = field(repr=False)
-    _outputs: NDArray[np.int64] = field(repr=False)
-    _registers: NDArray[np.float64] = field(repr=False)
+    _wide: _Layout = field(repr=False)
+    _narrow: _Layout = field(repr=False)
     _clocks: int = field(repr=False)
     _state: NDArray[np.float64] = field(repr=False)
-    # A register file for each thread; only constants in it outlive a call.
+    # The register files of each thread; only constants in them outlive a call.
     _scratch: threading.local = field(repr=False, compare=False, default_factory=threading.local)
 
     @staticmethod
@@ -87,12 +98,12 @@ class Program:
         """The xxh3_128 of the instructions: programs of one digest compute the same."""
         digest = xxhash.xxh3_128(repr((self.inputs, self.width)).encode())
         for table in (
-            self._code,
+            self._wide.code,
             self._values,
-            self._history,
-            self._places,
-            self._outputs,
-            self._registers,
+            self._wide.history,
+            self._wide.places,
+            self._wide.outputs,
+            self._wide.registers,
             self._state,
         ):
             digest.update(repr(table.shape).encode())
@@ -145,13 +156,14 @@ class Program:
         `which` are the symbols' places in `states` [symbols, n]; these move on.
         """
         self._prepare()
+        layout = self._narrow
         kernel.run_each(
-            self._code,
+            layout.code,
             self._values,
-            self._history,
-            self._places,
-            self._outputs,
-            self._scratch.registers,
+            layout.history,
+            layout.places,
+            layout.outputs,
+            self._scratch.narrow,
             states,
             self._scratch.rows,
             which,
@@ -159,7 +171,7 @@ class Program:
             out[:, None, :],
             _NO_32,
             _NO_64,
-            BLOCK,
+            layout.block,
         )
         return out
 
@@ -182,13 +194,14 @@ class Program:
         if inputs.shape[0] != len(self.inputs):
             raise ValueError(f"{len(self.inputs)} inputs expected, got {inputs.shape[0]}")
         self._prepare()
+        layout = self._wide if n > 1 else self._narrow
         kernel.run(
-            self._code,
+            layout.code,
             self._values,
-            self._history,
-            self._places,
-            self._outputs,
-            self._scratch.registers,
+            layout.history,
+            layout.places,
+            layout.outputs,
+            self._scratch.wide if n > 1 else self._scratch.narrow,
             state,
             self._scratch.rows,
             np.ascontiguousarray(inputs),
@@ -196,12 +209,13 @@ class Program:
             columns32,
             columns64,
             at,
-            BLOCK,
+            layout.block,
         )
 
     def _prepare(self) -> None:
-        if not hasattr(self._scratch, "registers"):
-            self._scratch.registers = _aligned(self._registers)
+        if not hasattr(self._scratch, "wide"):
+            self._scratch.wide = _aligned(self._wide.registers)
+            self._scratch.narrow = _aligned(self._narrow.registers)
             self._scratch.rows = np.zeros(self._clocks, np.int64)
 
 
@@ -255,17 +269,31 @@ class _Compiler:
             for (operand, back), window in zip(register.operands, _windows(register), strict=True):
                 x = self.registers[operand]
                 x.history = max(x.history, back + window)
-        size = self._lay_out()
-        file = np.full(size, np.nan)
-        code, values, history, state = [], [], [], 0
+        made = [r for r in self.registers if r.col.op not in ("const", "input")]
+        start = [np.zeros(sum(kernel.STATE.get(_code_of(r), 0) for r in made))]
+        start += [np.full(r.history, r.start) for r in self.registers if r.col.op != "const"]
+        values = [[*register.col.params, 0.0, 0.0, 0.0][:3] for register in made]
+        return Program(
+            inputs=tuple(r.col.name for r in self.registers if r.col.op == "input"),
+            width=len(self.outputs),
+            instructions=len(made),
+            _values=np.array(values, dtype=np.float64).reshape(-1, 3),
+            _wide=self._layout(BLOCK, _LINE),
+            _narrow=self._layout(1, 1),
+            _clocks=len(self._clocks) + 1,
+            _state=np.concatenate(start),
+        )
+
+    def _layout(self, block: int, line: int) -> _Layout:
+        room = block + 1  # one row may end two higher bars
+        file = np.full(self._lay_out(room, line), np.nan)
+        code, history, state = [], [], 0
         for register in self.registers:
             if register.col.op == "const":
-                file[register.place : register.place + ROOM] = register.col.params[0]
+                file[register.place : register.place + room] = register.col.params[0]
             elif register.col.op != "input":
                 row = [0] * (kernel.RESULT + 1)
-                op = "copy" if register.col.op == "before" else register.col.op
-                code_of = kernel.Op[op.upper()]
-                row[0], row[1] = code_of, register.place
+                row[0], row[1] = _code_of(register), register.place
                 for k, ((operand, back), window) in enumerate(
                     zip(register.operands, _windows(register), strict=True)
                 ):
@@ -274,33 +302,28 @@ class _Compiler:
                 sampled = register.col.op == "sample"
                 row[kernel.CLOCK] = 0 if sampled else register.clock
                 row[kernel.RESULT] = register.clock
-                state += kernel.STATE.get(code_of, 0)
+                state += kernel.STATE.get(_code_of(register), 0)
                 code.append(row)
-                values.append([*register.col.params, 0.0, 0.0, 0.0][:3])
-        start = [np.zeros(state)]
         for register in self.registers:
             if register.history and register.col.op != "const":
                 first = register.place - register.history
                 history.append([first, register.history, state, register.clock])
                 state += register.history
-                start.append(np.full(register.history, register.start))
-        inputs = [r for r in self.registers if r.col.op == "input"]
-        return Program(
-            inputs=tuple(r.col.name for r in inputs),
-            width=len(self.outputs),
-            instructions=len(code),
-            _code=np.array(code, dtype=np.int64).reshape(-1, kernel.RESULT + 1),
-            _values=np.array(values, dtype=np.float64).reshape(-1, 3),
-            _history=np.array(history, dtype=np.int64).reshape(-1, 4),
-            _places=np.array([r.place for r in inputs], dtype=np.int64),
-            _outputs=np.array([self.registers[k].place for k in self.outputs], dtype=np.int64),
-            _registers=file,
-            _clocks=len(self._clocks) + 1,
-            _state=np.concatenate(start),
+        inputs = [r.place for r in self.registers if r.col.op == "input"]
+        return _Layout(
+            block=block,
+            code=np.array(code, dtype=np.int64).reshape(-1, kernel.RESULT + 1),
+            history=np.array(history, dtype=np.int64).reshape(-1, 4),
+            places=np.array(inputs, dtype=np.int64),
+            outputs=np.array([self.registers[k].place for k in self.outputs], dtype=np.int64),
+            registers=file,
         )
 
-    def _lay_out(self) -> int:
-        """Gives every register its place; those that nobody reads any more lend theirs on."""
+    def _lay_out(self, room: int, line: int) -> int:
+        """Gives every register its place; those that nobody reads any more lend theirs on.
+
+        Each starts on a line of the cache, and has `room` after its history.
+        """
         last = {operand: at for at, r in enumerate(self.registers) for operand, _ in r.operands}
         kept = set(self.outputs)
         freed: dict[int, list[int]] = {}
@@ -314,15 +337,19 @@ class _Compiler:
             if free and register.operands and not register.history:
                 register.place = free.pop()
             else:
-                register.place = size + _lines(register.history)
-                size = register.place + _lines(ROOM)
+                register.place = size + _lines(register.history, line)
+                size = register.place + _lines(room, line)
             free += [self.registers[operand].place for operand in freed.get(at, ())]
         return size
 
 
-def _lines(rows: int) -> int:
-    """Rows rounded up to whole cache lines."""
-    return -(-rows // _LINE) * _LINE
+def _code_of(register: _Register) -> kernel.Op:
+    return kernel.Op["COPY" if register.col.op == "before" else register.col.op.upper()]
+
+
+def _lines(rows: int, line: int) -> int:
+    """Rows rounded up to whole lines."""
+    return -(-rows // line) * line
 
 
 def _aligned(values: NDArray[np.float64]) -> NDArray[np.float64]:
