@@ -93,7 +93,7 @@ def learn(dataset: Dataset, pipeline: Pipeline) -> Expected:
         ]
         for rows, count in ((window, STRETCHES), (short, 5 * STRETCHES))
     )
-    false, inverse = FALSE_ALARM / len(table), 1.0 / window + 1.0 / len(order)
+    false, inverse = FALSE_ALARM / table.shape[1], 1.0 / window + 1.0 / len(order)
     chance = [chance_index(inverse, held, false) for held in (shares > 0).sum(1).tolist()]
     usual = [stability_index(shares, each[:, :GROUPS]) for each in long]
     steady = np.maximum(np.max(usual, axis=0), chance)
@@ -134,22 +134,22 @@ def _table(dataset: Dataset, parts: list[F4]) -> F4:
     profile = dataset.profile("train")
     low, high = profile.minimum, profile.maximum
     known = high >= low
-    table = np.empty((len(dataset.names), EDGE + EDGES), np.float32)
+    table = np.empty((EDGE + EDGES, len(dataset.names)), np.float32)
     size = np.where(known, np.maximum(high - low, 1e-6 * np.maximum(abs(high), abs(low))), np.inf)
     for far, near, sign, end in ((FAR_LOW, LOW, -1.0, low), (FAR_HIGH, HIGH, 1.0, high)):
         for column, margin in ((far, RANGE_FAIL), (near, RANGE_WARN)):
-            table[:, column] = np.where(known, end + sign * margin * size, sign * np.inf)
-    longest = np.zeros(len(table), np.int64)
+            table[column] = np.where(known, end + sign * margin * size, sign * np.inf)
+    longest = np.zeros(table.shape[1], np.int64)
     for part in parts:
         longest_runs(part, longest)
     run = np.maximum(RUN_MARGIN * longest, SHORTEST_RUN)
-    table[:, RUN] = np.where(high > low, run, -1.0)
+    table[RUN] = np.where(high > low, run, -1.0)
     side = SIDE in dataset.names
     resting = [side and name.startswith(SIDE.split(".")[0] + ".") for name in dataset.names]
-    table[:, FLAT] = 1.0 - np.array(resting)
+    table[FLAT] = 1.0 - np.array(resting)
     middle = np.nan_to_num(profile.absolute_quantiles([0.5])[0])
-    table[:, FLOOR] = (FLOOR_SHARE * middle).astype(np.float32).view(np.int32)
-    table[:, EDGE:] = profile.quantiles([(k + 1) / GROUPS for k in range(EDGES)]).T
+    table[FLOOR] = (FLOOR_SHARE * middle).astype(np.float32).view(np.int32)
+    table[EDGE:] = profile.quantiles([(k + 1) / GROUPS for k in range(EDGES)])
     return table
 
 

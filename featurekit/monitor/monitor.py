@@ -117,7 +117,7 @@ class Monitor:
         self._scalars[SIDE] = self._names.index(SIDE_COLUMN) if SIDE_COLUMN in self._names else -1
         self._scalars[GRID], self._scalars[PHASE] = expected.grid, expected.phase
         self._found = np.empty((4 * width + count + 16, FOUND))
-        self._which = np.zeros(1, np.int64)
+        self._which, self._close = np.zeros(1, np.int64), np.zeros(1, np.int64)
         self._lasts: dict[tuple[str, str], str] = {}  # severity of what lasts
         self._recent: deque[Flag] = deque()
         self.flags: Counter[tuple[str, str]] = Counter()  # by kind and severity
@@ -143,16 +143,15 @@ class Monitor:
         rows = np.ascontiguousarray(rows, np.float32)
         if rows.ndim == 1:
             rows = rows[None]
-        closes = np.asarray(closes, np.int64)
-        try:
-            which = np.array([self._places[s] for s in symbols], np.int64)
-        except KeyError:
-            which = None
-        if (
-            which is None
-            or rows.shape[1:] != (len(self._names),)
-            or {len(rows)} != {len(closes), len(which)}
-        ):
+        places = [self._places.get(s, -1) for s in symbols]
+        if len(places) == len(closes) == 1:  # most calls: what was made once is quicker
+            which, times = self._which, self._close
+            which[0], times[0] = places[0], closes[0]
+            closes = times
+        else:
+            which, closes = np.array(places, np.int64), np.asarray(closes, np.int64)
+        sound = rows.shape == (len(places), len(self._names)) and closes.shape == which.shape
+        if not sound or -1 in places:
             raise _refused(self.symbols, symbols, closes, rows, len(self._names))
         state = self._known, self._last, self._runs, self._seasons
         flags = self._watch(rows, which, closes, symbols, state)
@@ -183,7 +182,7 @@ class Monitor:
         self._scalars[[NEWEST, SIDE, GRID]] = kept
         seen = int(self._scalars[SEEN])
         if count:
-            still = (rows == rows[0]).all(0) & (self.expected.table[:, RUN] > 0)
+            still = (rows == rows[0]).all(0) & (self.expected.table[RUN] > 0)
             varies = np.maximum(self._zeros, 0.5) ** count < 1e-6
             for j in np.flatnonzero(still & varies).tolist():
                 text = "a value that varies between windows"
@@ -237,8 +236,9 @@ class Monitor:
         state: tuple[Any, ...],
     ) -> list[Flag]:
         known, last, runs, seasons = state
-        room = 2 * rows.shape[1] + len(known) + 2
-        found = self._found if len(self._found) >= 2 * room else np.empty((2 * room, FOUND))
+        found = self._found
+        if len(known) > len(self._known):  # of a batch: each of its rows is a symbol of its own
+            found = np.empty((len(found) + 2 * len(known), FOUND))
         flags: list[Flag] = []
         at = 0
         while at < len(rows):
@@ -270,7 +270,10 @@ class Monitor:
     ) -> Iterable[Flag]:
         """Flags of what `watch` found; many features of one bar are one flag."""
         table = self.expected.table
-        many = {key for key, n in Counter(map(tuple, found[:, :2].tolist())).items() if n > MANY}
+        many: set[tuple[float, ...]] = set()
+        if len(found) > MANY:
+            counts = Counter(map(tuple, found[:, :2].tolist()))
+            many = {key for key, n in counts.items() if n > MANY}
         told = set()
         for kind, row, j, value, severe, seen in found.tolist():
             symbol, close = symbols[int(row)], int(closes[int(row)])
@@ -291,8 +294,8 @@ class Monitor:
                 yield self._flag(seen, kind, severity, symbol, None, close, value, text)
             else:
                 j = int(j)
-                plain = {NOT_FINITE: "a number", DEAD: f"a change within {table[j, RUN]:g} bars"}
-                known = f"{table[j, LOW]:.4g} to {table[j, HIGH]:.4g}"
+                plain = {NOT_FINITE: "a number", DEAD: f"a change within {table[RUN, j]:g} bars"}
+                known = f"{table[LOW, j]:.4g} to {table[HIGH, j]:.4g}"
                 factor = self._factor(j, value) if kind == RANGE else ""
                 if factor:
                     kind, severity, known = UNIT, "fail", f"a price in the same unit, not {factor}"
@@ -339,9 +342,12 @@ class Monitor:
 
         It is over below `OVER` of the limit: what lies about a limit is not told again and again.
         """
-        now = np.where(value > fail, 2, np.where(value > warn, 1, 0))
-        kept = value > OVER * np.asarray(warn)
+        above = value > warn
         last = [self._places_of[name] for of, name in self._lasts if of == kind]
+        if not last and not above.any():
+            return
+        now = np.where(value > fail, 2, above)
+        kept = value > OVER * np.asarray(warn)
         for j in sorted({*np.flatnonzero(now).tolist(), *last}):
             name = self._names[j]
             before = SEVERITIES.index(self._lasts.get((kind, name), ""))
@@ -391,6 +397,8 @@ class Monitor:
         )
 
     def _told(self, flags: list[Flag]) -> tuple[Flag, ...]:
+        if not flags:
+            return ()
         for flag in flags:
             self.flags[flag.kind, flag.severity] += 1
             if flag.feature:
@@ -400,8 +408,7 @@ class Monitor:
             if self.log is not None:
                 self.log.write(json.dumps(flag.to_dict()) + "\n")
         self._recent += flags
-        if flags:
-            self._trimmed()
+        self._trimmed()
         return tuple(flags)
 
     def _trimmed(self) -> deque[Flag]:

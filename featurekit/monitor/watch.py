@@ -15,7 +15,7 @@ U1: TypeAlias = NDArray[np.uint8]
 
 EDGES = 9  # between groups of a tenth of the train rows each
 GROUPS = EDGES + 1
-# Columns of the table of features: what is far too low, too low, too high, far too high; the
+# Rows of the table of features: what is far too low, too low, too high, far too high; the
 # longest run of one value; whether runs count in a flat position; the least magnitude that is told
 # from smaller ones, in bits; the edges of the groups.
 FAR_LOW, LOW, HIGH, FAR_HIGH, RUN, FLAT, FLOOR, EDGE = range(8)
@@ -28,6 +28,7 @@ FOUND = 6
 # Scalars: rows seen, newest close, position.side's column or -1, length of the grid or 0, its phase
 SEEN, NEWEST, SIDE, GRID, PHASE = range(5)
 HOURS = 168
+LARGEST = 3.4028235e38  # of float32
 _HOUR = 3_600_000_000_000
 
 jit: Any = njit(cache=True, error_model="numpy")
@@ -38,14 +39,14 @@ def group_of(table: F4, j: int, v: float) -> int:
     """The group of a value: how many edges are not above it."""
     group = 0
     for k in range(EDGES):
-        group += table[j, EDGE + k] <= v
+        group += table[EDGE + k, j] <= v
     return group
 
 
 @jit
 def level_of(table: F4, j: int, v: float, bits: int) -> int:
     """The magnitude: the bits of a float32 without its sign, nearly its logarithm; 0 of zero."""
-    return max(bits & 0x7FFFFFFF, np.int64(table[j, FLOOR])) if v != 0.0 and v == v else 0
+    return max(bits & 0x7FFFFFFF, np.int64(table[FLOOR, j])) if v != 0.0 and v == v else 0
 
 
 @jit
@@ -128,33 +129,36 @@ def watch(
         flat = side >= 0 and rows[i, side] == 0.0
         at, level_at = scalars[SEEN] % groups.shape[0], scalars[SEEN] % levels.shape[0]
         full, level_full = scalars[SEEN] >= groups.shape[0], scalars[SEEN] >= levels.shape[0]
+        row, previous, run, group, level = rows[i], last[s], runs[s], groups[at], levels[level_at]
         for j in range(width):
-            v = rows[i, j]
-            if not abs(v) <= 3.4028235e38:
-                n = _note(found, n, scalars[SEEN], NOT_FINITE, i, j, v, 1.0)
-            elif v < table[j, LOW] or v > table[j, HIGH]:
-                far = v < table[j, FAR_LOW] or v > table[j, FAR_HIGH]
-                n = _note(found, n, scalars[SEEN], RANGE, i, j, v, 1.0 * far)
-            if v == last[s, j] and not (flat and table[j, FLAT] == 0.0):
-                runs[s, j] += 1
-                if runs[s, j] == table[j, RUN]:
+            v = row[j]
+            if not (table[LOW, j] <= v <= table[HIGH, j] and abs(v) <= LARGEST):
+                if not abs(v) <= LARGEST:
+                    n = _note(found, n, scalars[SEEN], NOT_FINITE, i, j, v, 1.0)
+                else:
+                    far = v < table[FAR_LOW, j] or v > table[FAR_HIGH, j]
+                    n = _note(found, n, scalars[SEEN], RANGE, i, j, v, 1.0 * far)
+            if v == previous[j] and not (flat and table[FLAT, j] == 0.0):
+                run[j] += 1
+                if run[j] == table[RUN, j]:
                     n = _note(found, n, scalars[SEEN], DEAD, i, j, v, 1.0)
             else:
-                runs[s, j] = 0
-            last[s, j] = v
-            group = group_of(table, j, v)
+                run[j] = 0
+            previous[j] = v
+        for j in range(width):
+            of = sums[j]
             if full:
-                sums[j, groups[at, j]] -= 1
-            groups[at, j] = group
-            sums[j, group] += 1
-            level = level_of(table, j, v, bits[i, j])
+                of[group[j]] -= 1
             if level_full:
-                old = levels[level_at, j]
-                sums[j, LEVEL] -= old
-                sums[j, LEVELS] -= old != 0
-            levels[level_at, j] = level
-            sums[j, LEVEL] += level
-            sums[j, LEVELS] += level != 0
+                of[LEVEL] -= level[j]
+                of[LEVELS] -= level[j] != 0
+            level[j] = level_of(table, j, row[j], bits[i, j])
+            of[LEVEL] += level[j]
+            of[LEVELS] += level[j] != 0
+        for j in range(width):
+            group[j] = group_of(table, j, row[j])
+        for j in range(width):
+            sums[j, group[j]] += 1
         scalars[SEEN] += 1
         if scalars[SEEN] % check == 0:
             return i + 1, n, True

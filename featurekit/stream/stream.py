@@ -100,6 +100,8 @@ class Stream:
         names = program.inputs
         self._bar_columns = columns_of_bars(names)
         self._read = [names.index(name) for name in self._bar_columns]
+        self._named = list(zip(self._read, self._bar_columns, strict=True))
+        self._others = [n for n in self._bar_columns if n not in (*_PRICES, "volume")]
         account_names = [name for name in names if name in ACCOUNT_COLUMNS]
         to = [names.index(name) for name in account_names]
         joined = to == list(range(to[0], to[0] + len(to))) if to else False
@@ -170,7 +172,7 @@ class Stream:
         row = values[0]
         close = time + self._shift
         try:
-            for place, name in zip(self._read, self._bar_columns, strict=True):
+            for place, name in self._named:
                 row[place] = bar[name]
             last = -1 if at is None else self._closes[at]
             sound = (
@@ -178,16 +180,17 @@ class Stream:
                 and 0.0 < bar["low"] <= bar["open"] <= bar["high"] < np.inf
                 and bar["low"] <= bar["close"] <= bar["high"]
                 and 0.0 <= bar["volume"] < np.inf
-                and np.isfinite(row[self._read]).all()
+                and all(abs(bar[name]) < np.inf for name in self._others)
             )
-        except KeyError:
+        except (KeyError, TypeError, ValueError):  # `update` says what is wrong
             sound, last = False, -1
         scope = self.pipeline.account.scope
         if at is None or not sound or scope != "symbol" or (last is not None and close <= last):
             return self.update(_frame(symbol, time, bar), scaled=scaled)[at or 0]
         self._check_scaled(scaled)
         self._close(at, close)
-        row[self._account_to] = self._accounts[at]
+        if self._account_from:
+            row[self._account_to] = self._accounts[at]
         if self._clock_to:
             row[self._clock_to] = self._clock.row(close)
         self._one[0] = at

@@ -2,8 +2,9 @@
 
     python tests/bench/monitor.py
 
-On one thread, by CPU time. Bars are simulated: random walks. The dataset is built from the first
-1,500 hours of each symbol; what is measured comes after them.
+On one thread, by CPU time: stretches of bars with and without a monitor take turns. Bars are
+simulated: random walks. The dataset is built from the first hours of each symbol, 20,000 of one
+alone and 1,500 of several; what is measured comes after them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import polars as pl
 import featurekit as fk
 
 HOUR = 3_600_000_000_000
-HISTORY, LIVE = 1_500, 600
+LIVE = 600
 LIMIT = 0.2
 
 
@@ -49,7 +50,7 @@ def bars(symbol: str, rows: int, seed: int) -> pl.DataFrame:
 def run(symbols: int, folder: Path) -> tuple[float, float]:
     """Microseconds a bar of the stream and of its monitor, medians over hours."""
     names = [f"S{k:03d}" for k in range(symbols)]
-    rows, live = HISTORY, LIVE if symbols > 1 else 10 * LIVE
+    rows, live = (1_500, LIVE) if symbols > 1 else (20_000, 10 * LIVE)
     table = pl.concat([bars(name, rows + live, k) for k, name in enumerate(names)])
     cut = (420_000 + rows) * HOUR
     path = folder / "bars.parquet"
@@ -60,23 +61,29 @@ def run(symbols: int, folder: Path) -> tuple[float, float]:
     pipeline = fk.Pipeline(name="bench", bars=source, blocks=blocks)
     dataset = pipeline.build(folder / f"of_{symbols}")
     stream, monitor = fk.Stream.from_dataset(dataset), fk.Monitor(dataset)
-    times: list[tuple[float, float]] = []
-    for hour in table.filter(now >= cut).sort("time", "symbol").partition_by("time"):
-        one = hour.row(0, named=True)
-        prices = {name: one[name] for name in ("open", "high", "low", "close", "volume")}
-        stamp = int(hour["time"].dt.epoch("ns")[0])
-        begin = time.process_time()
+    hours = table.filter(now >= cut).sort("time", "symbol").partition_by("time")
+    prices = [hour.row(0, named=True) for hour in hours]
+    stamps = [int(one.pop("time").timestamp()) * 1_000_000_000 for one in prices]
+
+    def take(k: int, watched: bool) -> None:
         if symbols == 1:
-            row = stream.push("S000", stamp, **prices)
-            middle = time.process_time()
-            monitor.watch(names, [stamp + HOUR], row)
+            row = stream.push(time=stamps[k], **prices[k])
+            if watched:
+                monitor.watch(names, [stamps[k] + HOUR], row)
         else:
-            update = stream.update(hour)
-            middle = time.process_time()
-            monitor.watch(names, stream.closes, update)
-        times.append((middle - begin, time.process_time() - middle))
-    ours, guard = np.mean(times[20:], axis=0) / symbols * 1e6
-    return float(ours), float(guard)
+            rows = stream.update(hours[k])
+            if watched:
+                monitor.watch(names, stream.closes, rows)
+
+    length = live // 60
+    times = np.zeros((2, 60))
+    for stretch in range(60):
+        begin = time.process_time()
+        for k in range(stretch * length, (stretch + 1) * length):
+            take(k, stretch % 2 == 1)
+        times[stretch % 2, stretch] = time.process_time() - begin
+    alone, both = (float(np.median(t[t > 0][2:])) / length / symbols * 1e6 for t in times)
+    return alone, both - alone
 
 
 def main() -> int:
