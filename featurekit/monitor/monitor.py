@@ -116,7 +116,7 @@ class Monitor:
         self._scalars[NEWEST] = -1
         self._scalars[SIDE] = self._names.index(SIDE_COLUMN) if SIDE_COLUMN in self._names else -1
         self._scalars[GRID], self._scalars[PHASE] = expected.grid, expected.phase
-        self._found = np.empty((4 * width + count + 16, FOUND))
+        self._watched = self._tables(self._seasons, self._last, self._runs, self._known)
         self._which, self._close = np.zeros(1, np.int64), np.zeros(1, np.int64)
         self._lasts: dict[tuple[str, str], str] = {}  # severity of what lasts
         self._recent: deque[Flag] = deque()
@@ -153,8 +153,7 @@ class Monitor:
         sound = rows.shape == (len(places), len(self._names)) and closes.shape == which.shape
         if not sound or -1 in places:
             raise _refused(self.symbols, symbols, closes, rows, len(self._names))
-        state = self._known, self._last, self._runs, self._seasons
-        flags = self._watch(rows, which, closes, symbols, state)
+        flags = self._watch(rows, which, closes, symbols, self._watched)
         if now is not None:
             flags += self._against(now, symbols, closes)
         return self._told(flags)
@@ -172,13 +171,13 @@ class Monitor:
         count = len(rows)
         kept = self._scalars[[NEWEST, SIDE, GRID]]
         self._scalars[[NEWEST, SIDE, GRID]] = np.iinfo(np.int64).max, -1, 0
-        state = (
-            np.tile(np.array([-1, 0], np.int64), (count, 1)),
+        watched = self._tables(  # each of its rows is a symbol of its own
+            np.zeros((count, HOURS + 3)),
             np.full(rows.shape, np.nan, np.float32),
             np.zeros(rows.shape, np.int32),
-            np.zeros((count, HOURS + 3)),
+            np.tile(np.array([-1, 0], np.int64), (count, 1)),
         )
-        flags = self._watch(rows, np.arange(count), closes, named, state)
+        flags = self._watch(rows, np.arange(count), closes, named, watched)
         self._scalars[[NEWEST, SIDE, GRID]] = kept
         seen = int(self._scalars[SEEN])
         if count:
@@ -227,40 +226,29 @@ class Monitor:
 
     # --- its parts -----------------------------------------------------------------------------
 
+    def _tables(
+        self, seasons: NDArray[Any], last: NDArray[Any], runs: NDArray[Any], known: NDArray[Any]
+    ) -> tuple[Any, ...]:
+        """What `watch` takes besides rows; the last is where it writes what it finds."""
+        room = 4 * len(self._names) + 2 * len(known) + 16
+        counts = self._groups, self._levels, self._sums, self._scalars, CHECK
+        found = np.empty((room, FOUND))
+        return (self.expected.table, seasons, last, runs, known, *counts, found)
+
     def _watch(
         self,
         rows: NDArray[np.float32],
         which: NDArray[np.int64],
         closes: NDArray[np.int64],
         symbols: Sequence[str],
-        state: tuple[Any, ...],
+        watched: tuple[Any, ...],
     ) -> list[Flag]:
-        known, last, runs, seasons = state
-        found = self._found
-        if len(known) > len(self._known):  # of a batch: each of its rows is a symbol of its own
-            found = np.empty((len(found) + 2 * len(known), FOUND))
         flags: list[Flag] = []
         at = 0
         while at < len(rows):
-            at, count, due = watch(
-                rows,
-                which,
-                closes,
-                at,
-                self.expected.table,
-                seasons,
-                last,
-                runs,
-                known,
-                self._groups,
-                self._levels,
-                self._sums,
-                self._scalars,
-                CHECK,
-                found,
-            )
+            at, count, due = watch(rows, which, closes, at, *watched)
             if count:
-                flags += self._flags(found[:count], closes, symbols)
+                flags += self._flags(watched[-1][:count], closes, symbols)
             if due:
                 flags += self._lasting(int(closes[at - 1]))
         return flags
@@ -362,9 +350,10 @@ class Monitor:
     def _against(self, now: int, symbols: Sequence[str], closes: NDArray[np.int64]) -> list[Flag]:
         """Flags of bars ahead of a clock, and of symbols whose bars are late by it."""
         seen = int(self._scalars[SEEN])
-        count = late(self._known, self._seasons, now, 0, self._found, 0, seen)
+        found = self._watched[-1]
+        count = late(self._known, self._seasons, now, 0, found, 0, seen)
         times = np.full(max(len(closes), 1), now)
-        flags = list(self._flags(self._found[:count], times, symbols or self.symbols[:1]))
+        flags = list(self._flags(found[:count], times, symbols or self.symbols[:1]))
         allowed = now + int(AHEAD * self.expected.bar)
         for at in np.flatnonzero(closes > allowed).tolist():
             ahead, text = (int(closes[at]) - now) / 1e9, "a close that is not in the future, in s"
