@@ -174,6 +174,26 @@ def test_a_dataset_is_gone_on_from(kind: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(scaled, grown.scaling.apply(natural))  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("kind", ["plain", "restarts"])
+def test_a_symbol_is_ready_where_a_dataset_has_rows(kind: str, tmp_path: Path) -> None:
+    desk = Desk(tmp_path, **KINDS[kind])
+    cut = pl.int_range(pl.len()).is_between(600, 660)
+    desk.bars = {symbol: frame.filter(~cut) for symbol, frame in desk.bars.items()}
+    dataset = desk.build().dataset
+    stream = fk.Stream(fk.Pipeline.from_yaml(dataset.manifest.pipeline), SYMBOLS)
+    found = []
+    for hour, _ in ordered(pl.concat(desk.bars.values()), fills_of("EUR").clear()):
+        stream.update(hour)
+        ready = {s for s, is_so in zip(stream.symbols, stream.ready, strict=True) if is_so}
+        found.append(hour.filter(pl.col("symbol").is_in(ready)).select("symbol", "time"))
+    rows = dataset.to_polars().select(pl.col("symbol").cast(pl.String), "time").rows()
+    assert set(pl.concat(found).rows()) == set(rows)
+    assert len(rows) < stream.closes.size * desk.bars["EUR"].height - 200
+    np.testing.assert_array_equal(fk.Stream.from_dataset(dataset).ready, stream.ready)
+    resumed = fk.Stream.resume(stream.pipeline, stream.state())
+    np.testing.assert_array_equal(resumed.ready, stream.ready)
+
+
 BARS_AFTER = 1_431
 
 

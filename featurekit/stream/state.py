@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FORMAT = 1
+FORMAT = 2  # 2: ages
 
 
 def write_state(head: Mapping[str, Any], engine: NDArray[np.float64]) -> bytes:

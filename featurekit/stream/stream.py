@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from featurekit.build.saved import Saved
     from featurekit.dataset import Dataset
     from featurekit.scaling import Scaling
 
@@ -81,6 +82,8 @@ class Stream:
         self._program = program = pipeline.program
         self._states = np.tile(program.new_state(), (len(self.symbols), 1))
         self._closes: list[int | None] = [None] * len(self.symbols)
+        self._ages = [0] * len(self.symbols)  # bars since its features started afresh
+        self._warmup = warmup_of(pipeline)
         account = pipeline.account
         self._replays = [
             AccountReplay(
@@ -238,12 +241,18 @@ class Stream:
                 if fresh:
                     state[:] = self._program.new_state()
                 self._program.run_rows(state, table.read(start, stop), rows[: stop - start])
+                self._ages[at] = stop - start if fresh else self._ages[at] + stop - start
             self._replays[at], self._closes[at] = table.replay, int(table.closes[-1])
 
     @property
     def closes(self) -> NDArray[np.int64]:
         """UTC ns of the last close of each symbol `[S]`; -1 before its first."""
         return np.array([-1 if close is None else close for close in self._closes], np.int64)
+
+    @property
+    def ready(self) -> NDArray[np.bool_]:
+        """Whether each symbol is past its warm-up `[S]`, as the rows of a dataset are."""
+        return np.array(self._ages) > self._warmup
 
     # --- what it knows -------------------------------------------------------------------------
 
@@ -253,6 +262,7 @@ class Stream:
             "rows": self._digest(),
             "symbols": self.symbols,
             "closes": self._closes,
+            "ages": self._ages,
             "accounts": [replay.state() for replay in self._replays],
             "skipped": self.skipped,
         }
@@ -276,7 +286,7 @@ class Stream:
         stream = cls(pipeline, head["symbols"], scaling=scaling, late=late)
         check_same(head["rows"], stream._digest(), head["versions"])
         stream._states[:] = engine
-        stream._closes = list(head["closes"])
+        stream._closes, stream._ages = list(head["closes"]), list(head["ages"])
         stream._replays = [AccountReplay.from_state(one) for one in head["accounts"]]
         stream.skipped = dict(head["skipped"])
         return stream
@@ -303,6 +313,7 @@ class Stream:
         for at, symbol in enumerate(stream.symbols):
             one = saved[symbol]
             stream._states[at], stream._closes[at] = one.engine, one.last_close
+            stream._ages[at] = _age(dataset, one, stream._shift, stream._warmup)
             stream._replays[at] = AccountReplay.from_state(one.account)
         return stream
 
@@ -433,8 +444,9 @@ class Stream:
             self._accounts[at], self._resting[at] = replay.held()[self._account_from], True
         last = self._closes[at]
         if self._max_gap is not None and last is not None and close - last > self._max_gap:
-            self._states[at] = self._program.new_state()
+            self._states[at], self._ages[at] = self._program.new_state(), 0
         self._closes[at] = close
+        self._ages[at] += 1
 
     def _refuse_unknown(self, symbols: Any) -> None:  # noqa: ANN401  # an iterable of names
         unknown = [symbol for symbol in dict.fromkeys(symbols) if symbol not in self._places]
@@ -464,6 +476,21 @@ class Stream:
 
 
 _NONE = (np.empty(0, np.int64), np.empty(0, np.float64))
+
+
+def _age(dataset: Dataset, saved: Saved, shift: int, warmup: int) -> int:
+    """Bars since the features of a symbol started afresh, as far as a dataset tells.
+
+    Its last bar has a row if it is past the warm-up. If not, bars count from the last one on where
+    a gap may have been, and from the first one on where there is none.
+    """
+    last = [segment for segment in dataset.manifest.segments if segment.symbol == saved.symbol]
+    if last:
+        row = last[-1].start + last[-1].rows
+        if int(dataset.read(row - 1, row).time[0]) + shift == saved.last_close:
+            return max(saved.bars, warmup + 1)
+    pipeline = Pipeline.from_yaml(dataset.manifest.pipeline)
+    return 1 if pipeline.segments.reset else saved.bars
 
 
 def _check_options(symbols: Sequence[str], late: str) -> None:
