@@ -57,6 +57,7 @@ LAYERS = [
     "checks",
     "nn",
     "integrations",
+    "serve",
     "testing",
     "cli",
     "__main__",
@@ -93,6 +94,7 @@ THIRD_PARTY = {
         "integrations/sb3.py",
         "integrations/zeros.py",
         "integrations/lightning.py",
+        "serve/service.py",
     },
     "talib": set(),
     "pandas": set(),
@@ -106,6 +108,12 @@ THIRD_PARTY = {
     "onnxscript": {"nn/saving.py"},
     "mlflow": {"nn/health.py"},
     "lightning": {"integrations/lightning.py"},
+    "fastapi": {"serve/__init__.py", "serve/app.py"},
+    "pydantic": {"serve/app.py", "serve/messages.py"},
+    "orjson": {"serve/__init__.py", "serve/app.py", "serve/guard.py", "serve/service.py"},
+    "starlette": {"serve/app.py", "serve/guard.py"},
+    "uvicorn": {"serve/__init__.py", "serve/server.py"},
+    "websockets": {"serve/__init__.py"},
 }
 
 

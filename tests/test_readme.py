@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
+import yaml
 from click.testing import CliRunner
 
 import featurekit as fk
@@ -62,6 +65,26 @@ def test_the_loop_measures_the_encoder(tmp_path: Path, monkeypatch: pytest.Monke
     assert report.verdict in ("pass", "warn")
     assert set(report.worth) == {"market", "position", "indicator"}
     assert (tmp_path / "health.svg").is_file()
+
+
+def test_the_stream_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pipelines").symlink_to(ROOT / "pipelines")
+    monkeypatch.chdir(tmp_path)
+    fk.Pipeline.from_yaml("pipelines/eurusd_demo.yaml").build(out="build/eurusd")
+    (lines,) = (block for block in PYTHON if "fk.Monitor" in block)
+    stamp = datetime(2018, 1, 1, 23, tzinfo=timezone.utc)
+    prices = {"open": 1.2005, "high": 1.2013, "low": 1.2001, "close": 1.2010, "volume": 1204.0}
+    names = {"fk": fk, "bars": pl.DataFrame({"symbol": "EURUSD", "time": stamp, **prices})}
+    exec(lines, {**names, "fills": None})  # noqa: S102  # the README's own lines
+
+
+def test_blocks_on_higher_bars(tmp_path: Path) -> None:
+    (lines,) = (block for block in YAML if "timeframe" in block)
+    document = yaml.safe_load((ROOT / "pipelines" / "eurusd_demo.yaml").read_text())
+    document = {**document, **yaml.safe_load(lines)}
+    del document["width"]
+    names = fk.Pipeline(**document).columns
+    assert "indicator_4h.rsi_14" in names
 
 
 def test_the_agent_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

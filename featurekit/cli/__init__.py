@@ -42,7 +42,18 @@ class _Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of use."""
-        return ["build", "audit", "check", "probe", "show", "verify", "prune", "export", "replay"]
+        return [
+            "build",
+            "audit",
+            "check",
+            "probe",
+            "show",
+            "verify",
+            "prune",
+            "export",
+            "replay",
+            "serve",
+        ]
 
 
 def _tell(message: Warning | str, *_: object, **__: object) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -38,10 +39,16 @@ class Flag:
 
     def to_dict(self) -> dict[str, Any]:
         """The flag as plain data for a line of JSON: ISO time, and null for what is not finite."""
-        told = asdict(self)
-        told["time"] = time_text(self.time)
-        told["value"] = self.value if np.isfinite(self.value) else None
-        return told
+        return {
+            "kind": self.kind,
+            "severity": self.severity,
+            "symbol": self.symbol,
+            "feature": self.feature,
+            "time": time_text(self.time),
+            "value": self.value if math.isfinite(self.value) else None,
+            "expected": self.expected,
+            "row": self.row,
+        }
 
 
 def time_text(time: int) -> str:

@@ -141,7 +141,7 @@ class Stream:
             ConfigError: when `scaled` is asked for without a scaling.
         """
         self._check_scaled(scaled)
-        bars = self._checked(bars)
+        bars = self.check(bars)
         found = self._in_time(bars)
         self._take_fills(fills)
         rows = np.full((len(self.symbols), self._program.width), np.nan, np.float32)
@@ -201,6 +201,20 @@ class Stream:
         self._program.run_each(self._states, self._one, values, out)
         return (self._scaled(out) if scaled else out)[0]
 
+    def check(self, bars: pl.DataFrame) -> pl.DataFrame:
+        """The bars, if they keep the schema and are of these symbols; several of one may be there.
+
+        Raises:
+            DataError: when they do not, or are not.
+        """
+        if problems := missing_columns(self._program.inputs, bars):
+            raise DataError(*problems)
+        self._refuse_unknown(bars["symbol"].to_list() if "symbol" in bars.columns else [])
+        if not self._is_sound(bars):
+            ordered = bars.sort("symbol", "time", maintain_order=True)
+            refuse(validate(ordered, self._schema), "the bars")
+        return bars
+
     def fill(self, fills: pl.DataFrame) -> None:
         """Takes fills in that the next bars may see, before these come.
 
@@ -249,9 +263,13 @@ class Stream:
         """UTC ns of the last close of each symbol `[S]`; -1 before its first."""
         return np.array([-1 if close is None else close for close in self._closes], np.int64)
 
+    def is_ready(self, at: int) -> bool:
+        """Whether the symbol in this place is past its warm-up, as the rows of a dataset are."""
+        return self._ages[at] > self._warmup
+
     @property
     def ready(self) -> NDArray[np.bool_]:
-        """Whether each symbol is past its warm-up `[S]`, as the rows of a dataset are."""
+        """The same of each symbol `[S]`."""
         return np.array(self._ages) > self._warmup
 
     # --- what it knows -------------------------------------------------------------------------
@@ -336,15 +354,6 @@ class Stream:
     def _scaled(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         assert self.scaling is not None  # noqa: S101  # as was checked
         return self.scaling.apply(rows)
-
-    def _checked(self, bars: pl.DataFrame) -> pl.DataFrame:
-        """The bars, if they keep the schema and are of these symbols."""
-        if problems := missing_columns(self._program.inputs, bars):
-            raise DataError(*problems)
-        self._refuse_unknown(bars["symbol"].to_list() if "symbol" in bars.columns else [])
-        if not self._is_sound(bars):
-            refuse(validate(bars.sort("symbol", maintain_order=True), self._schema), "the bars")
-        return bars
 
     def _is_sound(self, bars: pl.DataFrame) -> bool:
         """Whether bars plainly keep the usual schema; if not, `validate` says what is wrong."""

@@ -1,0 +1,609 @@
+"""Service: messages in, rows out; what it knows as bytes, and what it took as records.
+
+It knows nothing of HTTP, files or clocks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import orjson
+import polars as pl
+import torch
+import xxhash
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from featurekit.canonical import BARS, FILLS, FILLS_OPTIONAL, TEXT
+from featurekit.errors import ConfigError, DataError, Problem
+from featurekit.ingest import BARS_SCHEMA, FILLS_SCHEMA
+from featurekit.inputs import columns_of_bars
+from featurekit.monitor import Monitor
+from featurekit.pipeline import Pipeline
+from featurekit.schema import validate
+from featurekit.serve.messages import nanoseconds, time_text
+from featurekit.serve.recent import Kept, Recent
+from featurekit.stream import Stream
+from featurekit.timeline import duration
+from featurekit.violations import refuse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from featurekit.dataset import Dataset
+    from featurekit.monitor import Flag
+    from featurekit.nn import TemporalEncoder
+    from featurekit.serve.messages import Fill, Message, Output
+
+FORMAT = 1
+LEAST_KEPT = 32  # rows of a symbol: what a client that lost the connection may send again
+MOST_IDS = 100_000
+MOST_FLAGS = 50  # that the page shows
+
+
+class RefusedError(DataError):
+    """A message of which nothing was taken: the status of HTTP, and seconds to wait."""
+
+    def __init__(self, status: int, *problems: Problem, wait: float = 1.0) -> None:
+        super().__init__(*problems)
+        self.status, self.wait = status, wait
+
+
+class BrokenError(Exception):
+    """Memory and disk may differ: only a restart makes them one again."""
+
+
+class Asked(NamedTuple):
+    """A bar of a message: place of its symbol, stamp, close, digest and values."""
+
+    at: int
+    stamp: int
+    close: int
+    digest: int
+    values: dict[str, Any]
+
+
+class Taken(NamedTuple):
+    """The answer to a message, and what has to be on disk before it is given, if anything."""
+
+    answer: dict[str, Any]
+    record: bytes | None
+
+
+class Service:
+    """A stream, its monitor and an encoder behind one door.
+
+    Args:
+        dataset: Where it begins, and what its rows are held against.
+        encoder: For answers with `output: encoder`.
+        window: Rows that the encoder is given.
+
+    Raises:
+        ConfigError: when the encoder is of other features, or the window too long for it.
+    """
+
+    def __init__(
+        self, dataset: Dataset, *, encoder: TemporalEncoder | None = None, window: int = 20
+    ) -> None:
+        self._begin(Stream.from_dataset(dataset), dataset, encoder, window)
+        self._fill_recent(dataset)
+
+    def _begin(
+        self, stream: Stream, dataset: Dataset, encoder: TemporalEncoder | None, window: int
+    ) -> None:
+        if encoder is not None:
+            _check_encoder(encoder, stream.pipeline.columns, window)
+        self.stream, self.encoder, self.window = stream, encoder, window
+        self.pipeline = stream.pipeline
+        self.monitor = Monitor(dataset, symbols=stream.symbols)
+        self.flags: list[Flag] = []  # the newest, for the page
+        self._places = {symbol: at for at, symbol in enumerate(stream.symbols)}
+        kept = window + LEAST_KEPT
+        self._recent = Recent(len(stream.symbols), kept, len(self.pipeline.columns))
+        self._ids: OrderedDict[str, int] = OrderedDict()
+        self._gap = duration(self.pipeline.segments.max_gap)
+        self._names = columns_of_bars(self.pipeline.program.inputs)
+        self._others = [name for name in self._names if name not in BARS]
+        schema = self.pipeline.bars.schema if self.pipeline.bars is not None else None
+        # Then bars are as `push` takes them, one after another.
+        self._plain = self.pipeline.account.scope == "symbol" and schema in (None, BARS_SCHEMA)
+
+    # --- messages ------------------------------------------------------------------------------
+
+    def take(self, message: Message) -> Taken:
+        """Takes a message in, all of it or nothing.
+
+        Raises:
+            RefusedError: when a symbol is unknown, a bar late or another one than before, fills
+                have no id or an id is of another message.
+            DataError: when bars or fills break their schema or make no sense.
+            ConfigError: when it asks for an encoder or a scaling that there is none of.
+            BrokenError: when it cannot be said what was taken.
+        """
+        self.check_output(message.output, message.scaled)
+        known, digest = self._known(message)
+        asked = self._asked(message)
+        new, found = self._new(asked)
+        fills = [] if known else _fills(message.fills)
+        self._check(new)
+        if fills:
+            self._take_fills(fills)
+        name = message.id if fills else None
+        flags: tuple[Flag, ...] = ()
+        rows = {
+            (at, kept.close): self._told(at, kept, message.output, message.scaled, repeated=True)
+            for (at, _), kept in found.items()
+        }
+        if new or fills:
+            try:
+                if name is not None:
+                    self._remember(name, digest)
+                made = self._apply(new)
+                for at, kept in made:
+                    rows[at, kept.close] = self._told(at, kept, message.output, message.scaled)
+                flags = self._watch(made)
+            except Exception as error:
+                raise BrokenError from error
+        answer = {
+            "id": message.id,
+            "rows": [rows[one.at, one.close] for one in asked],
+            "flags": [flag.to_dict() for flag in flags],
+        }
+        if not new and not fills:
+            return Taken(answer, None)
+        bars = [list(one) for one in new]
+        record = {"bars": bars, "fills": fills, "id": name, "of": digest}
+        return Taken(answer, orjson.dumps(record))
+
+    def again(self, record: bytes) -> int:
+        """Takes in a list of what `take` gave for the disk; how many bars were in it."""
+        count = 0
+        for told in orjson.loads(record):
+            if told["fills"]:
+                self.stream.fill(_frame_of_fills(told["fills"]))
+            if told["id"] is not None:
+                self._remember(told["id"], told["of"])
+            count += len(self._apply([Asked(*one) for one in told["bars"]]))
+        return count
+
+    def check_output(self, output: Output, scaled: bool) -> None:
+        """Refuses what cannot be answered.
+
+        Raises:
+            ConfigError: when there is no encoder, or no scaling.
+        """
+        if output == "encoder" and self.encoder is None:
+            raise ConfigError(
+                Problem(
+                    "there is no encoder",
+                    where="output",
+                    expected='"features"',
+                    got='"encoder"',
+                    fix="featurekit serve ... --encoder encoder.safetensors",
+                )
+            )
+        if scaled and self.stream.scaling is None:
+            raise ConfigError(
+                Problem(
+                    "the dataset has no scaling",
+                    where="scaled",
+                    expected="false",
+                    got="true",
+                    fix="scaling: {kind: standard}   # in the pipeline, and build it again",
+                )
+            )
+
+    def now(self, now: int) -> None:
+        """Holds the bars that there were against a clock, UTC ns."""
+        none = np.empty((0, len(self.pipeline.columns)), np.float32)
+        self._keep(self.monitor.watch([], [], none, now))
+
+    # --- what it knows -------------------------------------------------------------------------
+
+    def last(self, symbol: str, output: Output = "features", scaled: bool = False) -> Any:  # noqa: ANN401  # JSON
+        """The newest row of a symbol as `take` answers it.
+
+        Raises:
+            RefusedError: when there is no such symbol, or no bar of it yet.
+            ConfigError: as `take`.
+        """
+        self.check_output(output, scaled)
+        at = self._places.get(symbol)
+        if at is None:
+            raise RefusedError(404, self._unknown(symbol))
+        kept = self._recent.last(at)
+        if kept is None:
+            raise RefusedError(
+                404,
+                Problem(
+                    "there is no row of this symbol yet",
+                    where=symbol,
+                    fix="POST /bars",
+                ),
+            )
+        return self._told(at, kept, output, scaled, repeated=True)
+
+    def symbols(self) -> list[dict[str, Any]]:
+        """What is known of each symbol."""
+        told = self.monitor.summary()["symbols"]
+        closes, ready = self.stream.closes.tolist(), self.stream.ready.tolist()
+        found = []
+        for at, symbol in enumerate(self.stream.symbols):
+            kept = self._recent.last(at)
+            found.append(
+                {
+                    "symbol": symbol,
+                    "time": None if kept is None else time_text(kept.stamp),
+                    "close": None if closes[at] < 0 else time_text(closes[at]),
+                    "ready": ready[at],
+                    "stale": told[symbol]["stale"],
+                    "flags": told[symbol]["flags"],
+                }
+            )
+        return found
+
+    def snapshot(self) -> bytes:
+        """All it knows, to `restore`: safetensors."""
+        state = np.frombuffer(self.stream.state(), np.uint8)
+        told = {"format": FORMAT, "ids": list(self._ids.items())}
+        return save(
+            {"stream": state, **self._recent.tables()}, metadata={"serve": json.dumps(told)}
+        )
+
+    @classmethod
+    def restore(
+        cls,
+        snapshot: bytes,
+        dataset: Dataset,
+        *,
+        encoder: TemporalEncoder | None = None,
+        window: int = 20,
+    ) -> Service:
+        """The service whose `snapshot` this was.
+
+        Raises:
+            ConfigError: when it is none, or of another pipeline or version, or as Service.
+        """
+        try:
+            length = int.from_bytes(snapshot[:8], "little")
+            told = json.loads(json.loads(snapshot[8 : 8 + length])["__metadata__"]["serve"])
+            if told["format"] != FORMAT:
+                raise ValueError(f"format {told['format']}, not {FORMAT}")
+            tables = load(snapshot)
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                Problem(
+                    "this is no snapshot of a service",
+                    expected="the bytes of service.snapshot()",
+                    got=f"{type(error).__name__}: {str(error)[:80]}",
+                    fix="--state ANOTHER_DIRECTORY",
+                )
+            ) from error
+        pipeline = Pipeline.from_yaml(dataset.manifest.pipeline)
+        stream = Stream.resume(pipeline, tables.pop("stream").tobytes(), scaling=dataset.scaling)
+        service = cls.__new__(cls)
+        service._begin(stream, dataset, encoder, window)
+        service._recent.restore(tables)
+        service._ids = OrderedDict((name, digest) for name, digest in told["ids"])
+        return service
+
+    # --- its parts -----------------------------------------------------------------------------
+
+    def _asked(self, message: Message) -> list[Asked]:
+        """The bars of a message by number.
+
+        Raises:
+            RefusedError: when a symbol is unknown.
+            DataError: when a time is none.
+        """
+        problems: list[Problem] = []
+        unknown = {bar.symbol: None for bar in message.bars if bar.symbol not in self._places}
+        unknown |= {
+            fill.symbol: None
+            for fill in message.fills
+            if fill.symbol is not None and fill.symbol not in self._places
+        }
+        if unknown:
+            raise RefusedError(404, *[self._unknown(symbol) for symbol in list(unknown)[:20]])
+        asked = []
+        for number, bar in enumerate(message.bars):
+            try:
+                stamp = nanoseconds(bar.time, f"bars[{number}].time")
+            except DataError as error:
+                problems += error.problems
+                continue
+            values = {
+                "open": bar.open,
+                "high": bar.high,
+                "low": bar.low,
+                "close": bar.close,
+                "volume": bar.volume,
+                **(bar.__pydantic_extra__ or {}),
+            }
+            close = int(self.pipeline.closes_of(np.array([stamp]))[0])
+            asked.append(
+                Asked(self._places[bar.symbol], stamp, close, _digest([stamp, values]), values)
+            )
+        if problems:
+            raise DataError(*problems[:20])
+        return asked
+
+    def _new(self, asked: Sequence[Asked]) -> tuple[list[Asked], dict[tuple[int, int], Kept]]:
+        """Bars that are to be taken, by time, and the rows of those that were there already.
+
+        Raises:
+            RefusedError: when a bar is late, or another one than before.
+        """
+        lasts, problems = self.stream.closes, []
+        new: dict[tuple[int, int], Asked] = {}
+        found: dict[tuple[int, int], Kept] = {}
+        for one in asked:
+            key, digest = (one.at, one.close), None
+            if key in new:
+                digest = new[key].digest
+            elif one.close <= lasts[one.at]:
+                kept = self._recent.find(one.at, one.close)
+                if kept is not None and kept.digest:
+                    digest, found[key] = kept.digest, kept
+            else:
+                new[key] = one
+                continue
+            if digest != one.digest:
+                problems.append(self._late(one, int(lasts[one.at]), digest is not None))
+        if problems:
+            raise RefusedError(409, *problems[:20])
+        return sorted(new.values(), key=lambda one: (one.close, one.at)), found
+
+    def _check(self, bars: Sequence[Asked]) -> None:
+        """Refuses bars that the stream would refuse.
+
+        Raises:
+            DataError: when one breaks the schema.
+        """
+        if self._plain and all(_is_sound(one.values, self._others) for one in bars):
+            return
+        if bars:
+            self.stream.check(self._frame(bars))
+
+    def _take_fills(self, fills: list[dict[str, Any]]) -> None:
+        frame = _frame_of_fills(fills)
+        refuse(validate(frame, FILLS_SCHEMA), "the fills")
+        self.stream.fill(frame)
+
+    def _apply(self, bars: Sequence[Asked]) -> list[tuple[int, Kept]]:
+        """Moves the stream on by bars that can be taken, in order of time; places and rows."""
+        made: list[tuple[int, Kept]] = []
+        begin = 0
+        while begin < len(bars):
+            end = begin + 1
+            if self._plain:
+                one = bars[begin]
+                values = {name: one.values[name] for name in self._names}
+                rows = [self.stream.push(self.stream.symbols[one.at], one.stamp, **values)]
+            else:  # bars of a portfolio that close together come together
+                while end < len(bars) and bars[end].close == bars[begin].close:
+                    end += 1
+                table = self.stream.update(self._frame(bars[begin:end]))
+                rows = [table[one.at] for one in bars[begin:end]]
+            for one, row in zip(bars[begin:end], rows, strict=True):
+                before = self._recent.last_close(one.at)
+                joined = before >= 0 and one.close - before <= self._gap
+                ready = self.stream.is_ready(one.at)
+                kept = Kept(one.stamp, one.close, one.digest, ready, joined, row)
+                self._recent.put(one.at, kept)
+                made.append((one.at, kept))
+            begin = end
+        return made
+
+    def _watch(self, made: Sequence[tuple[int, Kept]]) -> tuple[Flag, ...]:
+        ready = [(at, kept) for at, kept in made if kept.ready]
+        if not ready:
+            return ()
+        symbols = [self.stream.symbols[at] for at, _ in ready]
+        rows = np.stack([kept.row for _, kept in ready])
+        flags = self.monitor.watch(symbols, [kept.close for _, kept in ready], rows)
+        self._keep(flags)
+        return flags
+
+    def _keep(self, flags: Sequence[Flag]) -> None:
+        if flags:
+            self.flags = [*self.flags, *flags][-MOST_FLAGS:]
+
+    def _told(
+        self, at: int, kept: Kept, output: Output, scaled: bool, *, repeated: bool = False
+    ) -> dict[str, Any]:
+        told: dict[str, Any] = {
+            "symbol": self.stream.symbols[at],
+            "time": time_text(kept.stamp),
+            "close": time_text(kept.close),
+            "ready": kept.ready,
+            "repeated": repeated,
+        }
+        if output == "encoder":
+            told["encoding"] = self._encoding(at, kept.close)
+        elif scaled and self.stream.scaling is not None:
+            told["features"] = self.stream.scaling.apply(kept.row[None])[0]
+        else:
+            told["features"] = kept.row
+        return told
+
+    def _encoding(self, at: int, close: int) -> NDArray[np.float32] | None:
+        """The encoder's vector of the window up to a bar.
+
+        Windows go through it one at a time: the same bits whatever else was asked for.
+        """
+        window = self._recent.window(at, close, self.window)
+        if window is None or self.encoder is None:
+            return None
+        with torch.inference_mode():
+            vector: NDArray[np.float32] = self.encoder(torch.from_numpy(window)[None])[0].numpy()
+        return vector
+
+    def _frame(self, bars: Sequence[Asked]) -> pl.DataFrame:
+        """Canonical bars; what some of them lack is null."""
+        names = dict.fromkeys(name for one in bars for name in one.values)
+        stamps = pl.Series("time", [one.stamp for one in bars]).cast(pl.Datetime("ns", "UTC"))
+        columns = {name: [one.values.get(name) for one in bars] for name in names}
+        symbols = [self.stream.symbols[one.at] for one in bars]
+        return pl.DataFrame({"symbol": symbols, "time": stamps, **columns}, strict=False)
+
+    def _remember(self, name: str, digest: int) -> None:
+        self._ids[name] = digest
+        if len(self._ids) > MOST_IDS:
+            self._ids.popitem(last=False)
+
+    def _known(self, message: Message) -> tuple[bool, int]:
+        """Whether a message of this id was taken before, and the digest of what is in it.
+
+        Raises:
+            RefusedError: when that was another message, or fills have no id.
+        """
+        if message.id is None:
+            if message.fills:
+                raise RefusedError(
+                    422,
+                    Problem(
+                        "fills without an id: sent again, they would be taken twice",
+                        where="id",
+                        expected="a text that no other message has",
+                        got="none",
+                        fix='"id": "fills-2024-01-02-17"',
+                    ),
+                )
+            return False, 0
+        digest = _digest(message.model_dump(include={"bars", "fills"}))
+        before = self._ids.get(message.id)
+        if before is not None and before != digest:
+            raise RefusedError(
+                409,
+                Problem(
+                    "another message had this id",
+                    where="id",
+                    expected="the same bars and fills as then, or an id of its own",
+                    got=repr(message.id)[:80],
+                    fix='"id": "..."   # one that no other message has',
+                ),
+            )
+        return before is not None, digest
+
+    def _unknown(self, symbol: str) -> Problem:
+        return Problem(
+            "there is no such symbol",
+            where=symbol[:80],
+            expected=", ".join(self.stream.symbols[:5]),
+            fix="GET /symbols   # a symbol of the dataset; another is built into it first",
+        )
+
+    def _late(self, bar: Asked, last: int, changed: bool) -> Problem:
+        symbol = self.stream.symbols[bar.at]
+        if changed:
+            return Problem(
+                "another bar of this time was taken before",
+                where=f"{symbol}, {time_text(bar.stamp)}",
+                expected="the same values as then",
+                got="others",
+                fix="send bars when they are closed: what was computed from them is out",
+            )
+        return Problem(
+            "a bar is not after the last one",
+            where=f"{symbol}, {time_text(bar.stamp)}",
+            expected=f"a close after {time_text(last)}",
+            got=time_text(bar.close),
+            fix="GET /symbols   # where each symbol is",
+        )
+
+    def _fill_recent(self, dataset: Dataset) -> None:
+        """Puts the last rows of a dataset in, which lead up to the first bars."""
+        closes = self.stream.closes
+        last = {segment.symbol: segment for segment in dataset.manifest.segments}
+        for symbol, segment in last.items():
+            if symbol not in self._places:
+                continue
+            at, count = self._places[symbol], min(segment.rows, self._recent.rows.shape[1])
+            stop = segment.start + segment.rows
+            rows = dataset.read(stop - count, stop)
+            ends = self.pipeline.closes_of(rows.time)
+            if ends[-1] != closes[at]:  # what came after is in its warm-up
+                continue
+            for k, (stamp, close) in enumerate(zip(rows.time.tolist(), ends.tolist(), strict=True)):
+                self._recent.put(at, Kept(stamp, close, 0, True, k > 0, rows.features[k]))
+
+
+def _is_sound(values: dict[str, Any], others: Sequence[str]) -> bool:
+    """Whether a bar plainly keeps the usual schema; if not, the stream says what is wrong."""
+    low, high = values["low"], values["high"]
+    try:
+        return (
+            0.0 < low <= values["open"] <= high
+            and low <= values["close"] <= high
+            and values["volume"] >= 0.0
+            and all(abs(values[name]) < np.inf for name in others)
+        )
+    except (KeyError, TypeError):
+        return False
+
+
+def _digest(values: object) -> int:
+    return xxhash.xxh3_64_intdigest(orjson.dumps(values, option=orjson.OPT_SORT_KEYS))
+
+
+def _fills(fills: Sequence[Fill]) -> list[dict[str, Any]]:
+    """Fills as plain data, with times in UTC ns.
+
+    Raises:
+        DataError: when a time is none.
+    """
+    problems: list[Problem] = []
+    told = []
+    for number, fill in enumerate(fills):
+        try:
+            time = nanoseconds(fill.time, f"fills[{number}].time")
+        except DataError as error:
+            problems += error.problems
+            continue
+        told.append({**fill.model_dump(), "time": time})
+    if problems:
+        raise DataError(*problems[:20])
+    return told
+
+
+def _frame_of_fills(fills: Sequence[dict[str, Any]]) -> pl.DataFrame:
+    kinds: dict[str, pl.DataType] = {
+        name: pl.String() if name in TEXT else pl.Float64() for name in (*FILLS, *FILLS_OPTIONAL)
+    }
+    kinds["time"] = pl.Int64()
+    frame = pl.DataFrame(fills, schema=kinds).with_columns(
+        pl.col("time").cast(pl.Datetime("ns", "UTC"))
+    )
+    return frame.drop(name for name in FILLS_OPTIONAL if frame[name].null_count() == frame.height)
+
+
+def _check_encoder(encoder: TemporalEncoder, columns: Sequence[str], window: int) -> None:
+    problems = []
+    if encoder.config["n_features"] != len(columns) or (
+        encoder.features and tuple(encoder.features) != tuple(columns)
+    ):
+        problems.append(
+            Problem(
+                "the encoder is of other features",
+                expected=f"the {len(columns)} of the pipeline, in their order",
+                got=f"{encoder.config['n_features']} features",
+                fix="an encoder that was trained on this dataset",
+            )
+        )
+    if window > encoder.config["max_window"]:
+        problems.append(
+            Problem(
+                "the window is longer than the encoder takes",
+                expected=f"at most {encoder.config['max_window']} rows",
+                got=str(window),
+                fix=f"--window {encoder.config['max_window']}",
+            )
+        )
+    if problems:
+        raise ConfigError(*problems)
