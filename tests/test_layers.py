@@ -94,6 +94,7 @@ THIRD_PARTY = {
         "integrations/sb3.py",
         "integrations/zeros.py",
         "integrations/lightning.py",
+        "serve/server.py",
         "serve/service.py",
     },
     "talib": set(),

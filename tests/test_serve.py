@@ -309,6 +309,21 @@ def test_mistakes_are_told_before_anything_is_served(
     assert "Traceback" not in found.output
 
 
+@pytest.mark.parametrize("library", ["fastapi", "uvicorn", "websockets", "orjson"])
+def test_without_the_extra_its_name_is_told(place: Place, library: str) -> None:
+    command = ["serve", str(place.pipeline), "--dataset", str(place.dataset)]
+    code = f"import sys; sys.modules[{library!r}] = None; from featurekit.cli import main; "
+    found = subprocess.run(
+        [sys.executable, "-c", f"{code}main({command})"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 2
+    assert 'Fix: pip install "featurekit[serve]"' in found.stderr
+    assert library in found.stderr
+
+
 def test_a_dataset_or_state_of_another_pipeline_is_refused(place: Place, tmp_path: Path) -> None:
     other = Desk(tmp_path / "other", blocks=[{"market": {}}])
     dataset = other.build().dataset

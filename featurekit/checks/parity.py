@@ -70,7 +70,7 @@ def parity(subject: Subject, folder: Path, tell: Tell, *, thorough: bool) -> Pro
             continue
         findings += _differences(subject, path, rows, at)
     tell("parity", len(paths), len(paths))
-    looked = f"{len(paths)} paths: " + ", ".join(path for path, _ in paths)
+    looked = f"{len(paths)} paths: " + "; ".join(path for path, _ in paths)
     return Proof("parity", looked, tuple(findings))
 
 

@@ -24,7 +24,8 @@ def render(checks: Checks, console: Console) -> None:
     verdict = "pass" if checks.passed else "fail"
     rows = f"{checks.rows:,} bars of {', '.join(checks.symbols[:5])}"
     if checks.rows < checks.of_rows:
-        rows += f"  (of {checks.of_rows:,} bars, {checks.of_symbols} symbols; --thorough: all)"
+        symbols = "1 symbol" if checks.of_symbols == 1 else f"{checks.of_symbols} symbols"
+        rows += f"  (of {checks.of_rows:,} bars, {symbols}; --thorough: all)"
     console.print(
         Text.assemble((f"check {checks.pipeline}  ", "bold"), (verdict.upper(), STYLE[verdict])),
         soft_wrap=True,

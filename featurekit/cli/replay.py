@@ -97,11 +97,11 @@ def _print(found: Replay, feed: Path) -> None:
             table.add_row(f"and {len(found.differing) - MOST} more", "")
         console.print(table)
     for count, what, where in (
-        (found.unknown, "rows of the feed have no bar", found.first_unknown),
-        (found.missing, "bars have no row in the feed", found.first_missing),
+        (found.unknown, "rows of the feed without a bar", found.first_unknown),
+        (found.missing, "bars without a row in the feed", found.first_missing),
     ):
         if count:
-            console.print(Text(f"{count:,} {what}, the first: {where}"), soft_wrap=True)
+            console.print(Text(f"{what}: {count:,}, the first: {where}"), soft_wrap=True)
 
 
 def _number(value: float | None) -> str:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 import uvicorn
 
 from featurekit.build.base import rows_digest
@@ -157,6 +158,7 @@ def run(
         lifespan="on",
     )
     server = _Server(config, lambda: ready(address))
+    torch.set_num_threads(1)  # one window at a time: to share it out takes longer
     gc.collect()
     gc.freeze()  # what was imported stays: to look through it again takes a tenth of a second
     asyncio.run(server.serve(sockets=[listening]))
