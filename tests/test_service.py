@@ -14,15 +14,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from featurekit.block import block
 from featurekit.errors import ConfigError, DataError, FeaturekitError
 from featurekit.nn import TemporalEncoder
 from featurekit.serve.messages import Message, nanoseconds, refusal, time_text
 from featurekit.serve.service import RefusedError, Service
+from featurekit.stream import Stream
 
 from .test_rebuild import HOUR, SYMBOLS, Desk, bars_of, fills_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
+
+    from featurekit.column import Col
 
 MORE = 30
 KINDS: dict[str, dict[str, Any]] = {
@@ -306,6 +312,68 @@ def test_what_there_is_none_of_is_told(plain: Live) -> None:
     encoder = TemporalEncoder.from_dataset(plain.dataset, 4, max_window=8)
     with pytest.raises(ConfigError, match="longer than the encoder takes"):
         Service(plain.dataset, encoder=encoder, window=9)
+
+
+def test_a_bar_of_a_portfolio_that_others_have_passed_is_late(live: Live) -> None:
+    service = Service(live.dataset)
+    first, second = hours(live)[0]["bars"][:2]
+    assert service.take(message(bars=[first])).record is not None
+    if live.dataset.manifest.pipeline.count("portfolio"):
+        with pytest.raises(RefusedError, match="not after the last one") as refused:
+            service.take(message(bars=[second]))
+        assert refused.value.status == 409
+    else:
+        assert service.take(message(bars=[second])).record is not None
+
+
+def test_a_schema_of_the_desk_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "bars.yaml").write_text(BARS_WITH_A_SPREAD)
+    desk = Desk(tmp_path / "desk", blocks=[{"market": {}}, {"wide": {}}])
+    desk.document["bars"]["schema"] = str(tmp_path / "bars.yaml")
+    desk.bars = {
+        symbol: bars.with_columns(spread=0.1 * pl.col("volume").sqrt())
+        for symbol, bars in desk.bars.items()
+    }
+    later = {symbol: bars.tail(20) for symbol, bars in desk.bars.items()}
+    desk.bars = {symbol: bars.head(bars.height - 20) for symbol, bars in desk.bars.items()}
+    dataset = desk.build().dataset
+    service, stream = Service(dataset), Stream.from_dataset(dataset)
+    sent = pl.concat(later.values()).sort("time", "symbol")
+    expected = [
+        row for hour in sent.partition_by("time") for row in stream.update(hour) if row[0] == row[0]
+    ]
+    part = bars_json(sent)
+    part[4] |= {"spread": None}  # which the schema allows
+    del part[7]["spread"]
+    found = service.take(message(bars=part))
+    rows = [row["features"] for row in found.answer["rows"]]
+    assert np.isnan(rows[4][-1])
+    np.testing.assert_array_equal(np.stack(rows)[:4], np.stack(expected)[:4])
+    again = Service(dataset)
+    again.again(b"[" + (found.record or b"") + b"]")
+    assert again.snapshot() == service.snapshot()
+    with pytest.raises(DataError, match="spread"):
+        service.take(message(bars=[bars_json(sent)[0] | {"time": LATER, "spread": -1.0}]))
+
+
+@block(unit="price")
+def wide(spread: Col) -> dict[str, Col]:
+    """The spread as it is."""
+    return {"spread": spread}
+
+
+BARS_WITH_A_SPREAD = """
+name: bars
+columns:
+  symbol: {kind: text}
+  time: {kind: time}
+  open: {kind: number, above: 0}
+  high: {kind: number, above: 0}
+  low: {kind: number, above: 0}
+  close: {kind: number, above: 0}
+  volume: {kind: number, at_least: 0}
+  spread: {kind: number, at_least: 0, nullable: true}
+"""
 
 
 @pytest.mark.parametrize("damage", [lambda s: s[:-9], lambda s: b"x" * 40, lambda s: b""])

@@ -244,6 +244,17 @@ def test_late_bars_can_be_left_out() -> None:
     assert np.isnan(one.push("EUR", **early)).all()
 
 
+def test_a_bar_of_a_portfolio_that_others_have_passed_is_late() -> None:
+    stream = fk.Stream(pipeline_of("portfolio"), ["AUD", "EUR"])
+    stream.update(pl.concat([bar(0, "AUD"), bar(0)]))
+    stream.update(bar(1, "AUD"))
+    state = stream.state()
+    with pytest.raises(DataError, match="a bar of EUR is not after the last one"):
+        stream.update(bar(1))  # the row of AUD would have seen it
+    assert stream.state() == state
+    assert np.isfinite(stream.update(bar(2))[1, 0])
+
+
 def test_a_fill_that_came_too_late_is_refused_and_changes_nothing() -> None:
     stream = fk.Stream(pipeline_of(), ["AUD", "EUR"])
     for at in range(6):

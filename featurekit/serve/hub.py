@@ -158,8 +158,7 @@ class Hub:
     async def _tick(self, clock: Callable[[], int]) -> None:
         while True:
             await asyncio.sleep(1.0)
-            if self.state == "ok":
-                self.service.now(clock())
+            self._answer(lambda: self.service.now(clock()))
 
     def _fail(self, error: BaseException) -> None:
         self.state = "failed"

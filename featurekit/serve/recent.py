@@ -64,10 +64,10 @@ class Recent:
         found = np.flatnonzero(self.closes[at] == close)
         return self._at(at, int(found[0])) if found.size else None
 
-    def last_close(self, at: int) -> int:
-        """When its newest bar closed, UTC ns; -1 before its first."""
+    def last_close(self, at: int) -> int | None:
+        """When its newest bar closed, UTC ns; None before its first."""
         count = int(self.counts[at])
-        return int(self.closes[at, (count - 1) % self.rows.shape[1]]) if count else -1
+        return int(self.closes[at, (count - 1) % self.rows.shape[1]]) if count else None
 
     def last(self, at: int) -> Kept | None:
         """The newest row of a symbol, or None before its first."""

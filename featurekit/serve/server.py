@@ -140,7 +140,8 @@ def run(
     address = _url(listening)
     guard = Guard(
         make_app(hub, rate),
-        hosts=None if access.open else {*LOOPBACK, access.host, *access.names},
+        # Names keep out pages that found a way to this address: with a token they cannot ask.
+        hosts=None if access.open or access.token else {*LOOPBACK, access.host, *access.names},
         token=access.token,
         most_bytes=limits.most_bytes,
         rate=rate,

@@ -340,13 +340,15 @@ class Service:
             RefusedError: when a bar is late, or another one than before.
         """
         lasts, problems = self.stream.closes, []
+        # Rows of a portfolio saw the closes of all its symbols.
+        newest = int(lasts.max()) if self.pipeline.account.scope == "portfolio" else -1
         new: dict[tuple[int, int], Asked] = {}
         found: dict[tuple[int, int], Kept] = {}
         for one in asked:
             key, digest = (one.at, one.close), None
             if key in new:
                 digest = new[key].digest
-            elif one.close <= lasts[one.at]:
+            elif one.close <= lasts[one.at] or one.close <= newest:
                 kept = self._recent.find(one.at, one.close)
                 if kept is not None and kept.digest:
                     digest, found[key] = kept.digest, kept
@@ -354,7 +356,8 @@ class Service:
                 new[key] = one
                 continue
             if digest != one.digest:
-                problems.append(self._late(one, int(lasts[one.at]), digest is not None))
+                last = max(int(lasts[one.at]), newest)
+                problems.append(self._late(one, last, digest is not None))
         if problems:
             raise RefusedError(409, *problems[:20])
         return sorted(new.values(), key=lambda one: (one.close, one.at)), found
@@ -378,21 +381,22 @@ class Service:
     def _apply(self, bars: Sequence[Asked]) -> list[tuple[int, Kept]]:
         """Moves the stream on by bars that can be taken, in order of time; places and rows."""
         made: list[tuple[int, Kept]] = []
+        frame = None if self._plain or not bars else self._frame(bars)
         begin = 0
         while begin < len(bars):
             end = begin + 1
-            if self._plain:
+            if frame is None:
                 one = bars[begin]
                 values = {name: one.values[name] for name in self._names}
                 rows = [self.stream.push(self.stream.symbols[one.at], one.stamp, **values)]
             else:  # bars of a portfolio that close together come together
                 while end < len(bars) and bars[end].close == bars[begin].close:
                     end += 1
-                table = self.stream.update(self._frame(bars[begin:end]))
+                table = self.stream.update(frame[begin:end])
                 rows = [table[one.at] for one in bars[begin:end]]
             for one, row in zip(bars[begin:end], rows, strict=True):
                 before = self._recent.last_close(one.at)
-                joined = before >= 0 and one.close - before <= self._gap
+                joined = before is not None and one.close - before <= self._gap
                 ready = self.stream.is_ready(one.at)
                 kept = Kept(one.stamp, one.close, one.digest, ready, joined, row)
                 self._recent.put(one.at, kept)
@@ -450,7 +454,8 @@ class Service:
         stamps = pl.Series("time", [one.stamp for one in bars]).cast(pl.Datetime("ns", "UTC"))
         columns = {name: [one.values.get(name) for one in bars] for name in names}
         symbols = [self.stream.symbols[one.at] for one in bars]
-        return pl.DataFrame({"symbol": symbols, "time": stamps, **columns}, strict=False)
+        frame = pl.DataFrame({"symbol": symbols, "time": stamps, **columns}, strict=False)
+        return frame.with_columns(pl.col(pl.Null).cast(pl.Float64))
 
     def _remember(self, name: str, digest: int) -> None:
         self._ids[name] = digest

@@ -133,7 +133,8 @@ class Stream:
 
         Bars are canonical, at most one a symbol, and are checked against the pipeline's schema;
         fills are those since the last update that these bars may see. If anything is refused,
-        nothing has changed. Bars of a portfolio that close together come together.
+        nothing has changed. Bars of a portfolio that close together come together: one that comes
+        after others of its time is late.
 
         Raises:
             DataError: when a bar breaks the schema, is of another symbol or one of two, or is late;
@@ -377,9 +378,12 @@ class Stream:
         stamps = bars["time"].dt.epoch("ns").to_list()
         found: list[tuple[int, int, int]] = []
         late, twice, seen = [], [], set()
+        newest = None  # rows of a portfolio saw the closes of all its symbols
+        if self.pipeline.account.scope == "portfolio":
+            newest = max((close for close in self._closes if close is not None), default=None)
         for row, (symbol, stamp) in enumerate(zip(bars["symbol"].to_list(), stamps, strict=True)):
             at, close = self._places[symbol], stamp + self._shift
-            last = self._closes[at]
+            last = self._closes[at] if newest is None else newest
             if at in seen:
                 twice.append(symbol)
             elif last is None or close > last:
