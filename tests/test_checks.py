@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -142,6 +143,161 @@ def test_a_planted_leak_shows_without_its_recipe(name: str) -> None:
     assert checks["causality"].verdict == "pass"  # the column is data: nothing moves it
     finding = of(checks, "evidence")["own"]
     assert finding.severity == "fail", finding
+
+
+# --- more of them, harder to see ------------------------------------------------------------------
+
+MANY = ("A", "B", "C", "D", "E")
+
+
+def each(expression: pl.Expr) -> pl.Expr:
+    return expression.over("symbol").fill_null(0.0)
+
+
+def ahead(bars: int) -> pl.Expr:
+    return each((pl.col("close").shift(-bars) / pl.col("close")).log())
+
+
+def only_where(condition: pl.Expr, bars: int = 1) -> Any:  # noqa: ANN401  # a function
+    return lambda frame: frame.with_columns(own=pl.when(condition).then(ahead(bars)).otherwise(0.0))
+
+
+def looked_up(bars: pl.DataFrame) -> pl.DataFrame:
+    """A table of labels, made once: no change of the bars moves it."""
+    table = simulated(4_000, MANY).with_columns(own=ahead(5)).select("symbol", "time", "own")
+    return bars.join(table, on=["symbol", "time"], how="left", maintain_order="left")
+
+
+def back_filled_start(bars: pl.DataFrame) -> pl.DataFrame:
+    mean = pl.col("close").rolling_mean(20).backward_fill().over("symbol")
+    return bars.with_columns(own=pl.col("close") / mean - 1)
+
+
+def wide_tomorrow(bars: pl.DataFrame) -> pl.DataFrame:
+    wide = each(pl.col("high").shift(-1) / pl.col("low").shift(-1)) > 1.006
+    return bars.with_columns(own=wide.cast(pl.Float64))
+
+
+def over_the_weekend(bars: pl.DataFrame) -> pl.DataFrame:
+    gap = pl.col("time").shift(-1).over("symbol") - pl.col("time") > pl.duration(hours=24)
+    step = each((pl.col("open").shift(-1) / pl.col("close")).log())
+    return bars.with_columns(own=pl.when(gap).then(step).otherwise(0.0).fill_null(0.0))
+
+
+def of_the_day(bars: pl.DataFrame) -> pl.DataFrame:
+    top = pl.col("high").max().over("symbol", pl.col("time").dt.date())
+    return bars.with_columns(own=pl.col("close") / top)
+
+
+HARDER: dict[str, Any] = {
+    "a table of labels": looked_up,
+    "one symbol of five": only_where(pl.col("symbol") == "B"),
+    "one row in 200": only_where(pl.col("time").hash(3) % 200 == 0),
+    "the first rows": back_filled_start,
+    "a flag of tomorrow's range": wide_tomorrow,
+    "the last bar before a weekend": over_the_weekend,
+    "the day's maximum": of_the_day,
+}
+
+
+@pytest.mark.parametrize("name", HARDER)
+def test_a_leak_that_is_harder_to_see_is_found(name: str) -> None:
+    pipeline = fk.Pipeline(name="leaky", blocks=["leaky"])
+    bars = simulated(4_000, MANY)
+    checks = fk.check(pipeline, bars, prepare=HARDER[name], only=["causality", "evidence"])
+    assert not checks.passed
+    assert "own" in {finding.column for finding in checks.findings if finding.severity == "fail"}
+
+
+def test_a_price_that_is_made_anew_is_proved_too() -> None:
+    pipeline = fk.Pipeline(name="market", blocks=["market"])
+    smooth = pl.col("close").rolling_mean(5, center=True, min_samples=1).over("symbol")
+    checks = fk.check(
+        pipeline,
+        simulated(),
+        prepare=lambda bars: bars.with_columns(close=smooth),
+        only=["causality"],
+    )
+    assert "market.ret_1" in of(checks, "causality")
+
+
+def matrix_product(bars: pl.DataFrame) -> pl.DataFrame:
+    """A frozen network: its last bits depend on how many rows there are."""
+    rng = np.random.default_rng(0)
+    x = bars.select("open", "high", "low", "close").to_numpy()
+    return bars.with_columns(own=pl.Series(np.tanh(x @ rng.normal(size=(4, 16))) @ np.ones(16)))
+
+
+def takes_no_holes(bars: pl.DataFrame) -> pl.DataFrame:
+    if bars["close"].is_nan().any():
+        raise ValueError("Input contains NaN")
+    return honest(bars)
+
+
+CAUSAL: dict[str, Any] = {
+    "matrix product": matrix_product,
+    "no holes taken": takes_no_holes,
+    "hour": lambda bars: bars.with_columns(own=pl.col("time").dt.hour().cast(pl.Float64)),
+    "counter": lambda bars: bars.with_columns(own=pl.int_range(pl.len()).over("symbol") * 1.0),
+    "mean of all before": lambda bars: bars.with_columns(
+        own=pl.col("close")
+        / (pl.col("close").cum_sum() / (pl.int_range(pl.len()) + 1)).over("symbol")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_odd_columns_of_the_past_fail_nothing(name: str) -> None:
+    pipeline = fk.Pipeline(name="leaky", blocks=["leaky"])
+    bars = simulated(2_200)
+    checks = fk.check(pipeline, bars, prepare=CAUSAL[name], only=["causality", "evidence"])
+    assert checks.passed
+    assert all("last bits" in finding.what for finding in checks.findings)
+
+
+def test_prepare_may_read_what_else_a_file_has() -> None:
+    pipeline = fk.Pipeline(name="leaky", blocks=["leaky"])
+    bars = simulated(2_200).with_columns(funding=pl.col("volume").sqrt())
+    for lead, passed in ((0, True), (-2, False)):
+        checks = fk.check(
+            pipeline,
+            bars,
+            prepare=lambda b, k=lead: b.with_columns(own=each(pl.col("funding").shift(k))),
+            only=["causality"],
+        )
+        assert checks.passed is passed
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda bars: sys.exit(0), "prepare must give the same bars"),
+        (lambda bars: bars.with_columns(own=pl.Series(np.random.default_rng().random(len(bars)))),
+         "other values of own each time"),
+        (lambda bars: bars.with_columns(own=pl.lit("text")), "no column 'own' of numbers"),
+        (lambda bars: bars, "no column 'own' of numbers"),
+    ],
+)  # fmt: skip
+def test_a_recipe_that_proves_nothing_is_refused(prepare: Any, message: str) -> None:  # noqa: ANN401
+    pipeline = fk.Pipeline(name="leaky", blocks=["leaky"])
+    with pytest.raises(DataError, match=message):
+        fk.check(pipeline, simulated(600), prepare=prepare, only=["causality"])
+
+
+def test_evidence_that_could_not_be_looked_for_is_told() -> None:
+    pipeline = fk.Pipeline(name="leaky", blocks=["leaky"])
+    few = simulated(400).with_columns(own=ahead(5))
+    (finding,) = fk.check(pipeline, few, only=["evidence"]).findings
+    assert finding.severity == "warn"
+    assert "not looked at" in finding.what
+    holed = simulated(2_200).with_columns(own=ahead(5))
+    gone = pl.int_range(pl.len()) % 40 == 7
+    holed = holed.with_columns(close=pl.when(gone).then(None).otherwise("close"))
+    assert not fk.check(pipeline, holed, only=["evidence"]).passed
+    below = holed.with_columns(pl.col("open", "high", "low", "close") - 5.0)
+    assert not fk.check(pipeline, below, only=["evidence"]).passed
+    with pytest.raises(DataError, match="no column 'own' of numbers"):
+        fk.check(pipeline, few.with_columns(own=pl.lit("x")), only=["evidence"])
 
 
 @pytest.mark.parametrize("seed", range(8))

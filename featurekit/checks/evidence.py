@@ -1,7 +1,7 @@
 """Evidence: whether a column that the user computed knows the future, from its values alone.
 
-Where the recipe is not given (`prepare`) nothing can be proved, but most leaks show: the column
-says more of the closes ahead than all that is known can say.
+Where there is no recipe (`prepare`), or it takes its values from elsewhere, nothing can be proved.
+But most leaks show: the column says more of the closes ahead than all that is known can say.
 """
 
 from __future__ import annotations
@@ -30,17 +30,19 @@ def evidence(subject: Subject, tell: Tell) -> Proof:
     """Of each column of the user's: does the future explain it, and is it scaled by all of it."""
     if not subject.own:
         return Proof("evidence", "nothing: all inputs are open, high, low, close and volume")
-    if subject.prepare is not None:
-        return Proof("evidence", "nothing: `prepare` was run, and proves it (causality)")
     findings: list[Finding] = []
+    given = subject.with_own(subject.bars if subject.given is None else subject.given)
     for done, name in enumerate(subject.own):
         tell("evidence", done, len(subject.own))
-        given = subject.bars if subject.given is None else subject.given
+        enough = False
         for _, first, count in symbol_spans(given)[:SYMBOLS]:
-            found = _of(subject, name, given.slice(first, count))
+            known, found = _of(subject, name, given.slice(first, count))
+            enough |= known
             if found is not None:
                 findings.append(found)
                 break
+        if not enough:
+            findings.append(_too_few(subject, name))
     tell("evidence", 1, 1)
     looked = (
         f"{len(subject.own)} columns of your own against {LEADS} bars ahead, beside {LAGS} past"
@@ -48,15 +50,29 @@ def evidence(subject: Subject, tell: Tell) -> Proof:
     return Proof("evidence", looked, tuple(findings))
 
 
-def _of(subject: Subject, name: str, part: pl.DataFrame) -> Finding | None:
+def _too_few(subject: Subject, name: str) -> Finding:
+    return subject.finding(
+        "evidence",
+        name,
+        None,
+        f"the column of the bars {name} was not looked at",
+        severity="warn",
+        expected=f"{LEAST} values or more of a symbol that are not all the same",
+        got="fewer",
+        fix="more bars",
+    )
+
+
+def _of(subject: Subject, name: str, part: pl.DataFrame) -> tuple[bool, Finding | None]:
+    """Whether there was enough to look at, and what was found."""
     x = part[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
     known = x[np.isfinite(x)]
     if len(known) < LEAST or np.std(known) == 0.0:
-        return None
+        return False, None
     halves = (known[: len(known) // 2], known[len(known) // 2 :])
     whole = max(abs(known.mean()), min(abs(known.std() - 1), abs(known.std(ddof=1) - 1)))
     if whole < STANDARD and max(abs(half.mean()) for half in halves) > 1e3 * STANDARD:
-        return subject.finding(
+        return True, subject.finding(
             "evidence",
             name,
             None,
@@ -65,10 +81,13 @@ def _of(subject: Subject, name: str, part: pl.DataFrame) -> Finding | None:
             got="one that knows all rows: it sees to the end of the data",
             fix=f"give {name} raw, and `scaling: {{kind: standard}}` fits it on train",
         )
-    share, lead = future_share(x, part.select(PRICES).to_numpy().astype(np.float64))
+    said = future_share(x, part.select(PRICES).to_numpy().astype(np.float64))
+    if said is None:
+        return False, None
+    share, lead = said
     if share <= WARN:
-        return None
-    return subject.finding(
+        return True, None
+    return True, subject.finding(
         "evidence",
         name,
         None,
@@ -80,14 +99,16 @@ def _of(subject: Subject, name: str, part: pl.DataFrame) -> Finding | None:
     )
 
 
-def future_share(x: NDArray[np.float64], prices: NDArray[np.float64]) -> tuple[float, int]:
+def future_share(x: NDArray[np.float64], prices: NDArray[np.float64]) -> tuple[float, int] | None:
     """How much of what the past leaves unsaid of `x` the future says, and how far ahead most.
 
     Linear regressions on log prices of the last 24 bars, and on them and the closes of the next 24;
     both are fitted on the even tenths of the rows and judged on the odd ones. With the column's own
-    last two values and without: a column that mostly repeats itself has little unsaid.
+    last two values and without: a column that mostly repeats itself has little unsaid. None where
+    there are too few rows to say anything.
     """
-    logs = np.log(prices)
+    prices = pl.DataFrame(prices).fill_nan(None).fill_null(strategy="forward").to_numpy()
+    logs = np.log(prices) if np.nanmin(prices) > 0.0 else prices
     close = logs[:, 3]
     rows = np.arange(LAGS, len(x) - LEADS)
     now = close[rows]
@@ -98,7 +119,7 @@ def future_share(x: NDArray[np.float64], prices: NDArray[np.float64]) -> tuple[f
     before = np.column_stack([np.ones(len(rows)), *past, *own])
     kept = np.isfinite(before).all(1) & np.isfinite(ahead).all(1) & np.isfinite(x[rows])
     if kept.sum() < LEAST:
-        return 0.0, 0
+        return None
     before, ahead, y = before[kept], ahead[kept], x[rows][kept]
     return max(_said(y, before[:, : -len(own)], ahead), _said(y, before, ahead))
 

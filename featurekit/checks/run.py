@@ -56,7 +56,7 @@ def check(
         prepare: What computes those columns: from bars to the same bars with columns more. It is
             run again on each other future, and so proved; without it there is evidence only.
         only: Names of the proofs to run.
-        thorough: On all symbols and rows, with more cuts; else on the last rows of three symbols.
+        thorough: On all symbols and rows, with more cuts; else on the first rows of three symbols.
         tell: Called with what is being done, how much of it is, and of how much.
 
     Raises:

@@ -16,7 +16,7 @@ import polars as pl
 from featurekit.build.parts import warmup_of
 from featurekit.checks.result import Finding
 from featurekit.errors import DataError, Problem
-from featurekit.inputs import columns_of_bars, symbol_spans
+from featurekit.inputs import columns_of_bars, missing_columns, symbol_spans
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +33,7 @@ How = Literal["cut off", "noise", "returns turned round", "NaN"]
 
 PRICES = ("open", "high", "low", "close")
 BARS = (*PRICES, "volume")
+RANGE = {"high": 1.0, "low": -1.0}
 SYMBOLS = 3
 FEW = 200  # rows after the warm-up, of which a dataset has three splits
 ROWS = 2_000  # after the longest memory
@@ -128,7 +129,7 @@ class Subject:
             keys = ["symbol", "time"]
             same = isinstance(made, pl.DataFrame) and made.select(keys).equals(bars.select(keys))
             got = f"{made.height} rows" if isinstance(made, pl.DataFrame) else type(made).__name__
-        except Exception as error:  # whatever a user's function raises is told
+        except (Exception, SystemExit) as error:  # whatever a user's function raises is told
             same, got = False, f"{type(error).__name__}: {error}"[:200]
         if not same:
             raise DataError(
@@ -175,10 +176,11 @@ class Subject:
         elif how == "noise":
             rng = np.random.default_rng(seed)
             level = np.exp(rng.normal(0.0, 0.02, at.sum()).cumsum() + rng.normal(0.0, 0.05))
+            wider = np.abs(rng.normal(0.0, 0.01, at.sum()))
             for name in numbers:
                 old = values[name][at]
-                if name in PRICES:
-                    values[name][at] = old * level
+                if name in PRICES:  # another range too: a flag of it would be the same else
+                    values[name][at] = old * level * np.exp(RANGE.get(name, 0.0) * wider)
                 elif name == "volume":
                     values[name][at] = old * rng.lognormal(0.0, 0.5, len(old)) + 1.0
                 else:
@@ -258,18 +260,59 @@ def subject_of(
         raise DataError(Problem("there are no bars to prove anything on", expected="bars"))
     if not thorough:
         longest = sorted(spans, key=lambda span: -span[2])
-        places = sorted({0, len(longest) // 2, min(SYMBOLS - 1, len(longest) - 1)})
-        chosen = sorted(longest[at] for at in places[:SYMBOLS])
+        places = np.linspace(0, len(longest) - 1, min(SYMBOLS, len(longest))).astype(int)
+        chosen = sorted(longest[at] for at in places)
         most = pipeline.memory + ROWS
         bars = pl.concat(bars.slice(first, min(n, most)) for _, first, n in chosen)
         if fills is not None:
             fills = _up_to(fills, bars, pipeline)
     if prepare is not None:
-        # What prepare makes is made again, of the bars before it.
-        extra = [n for n in bars.columns if n not in ("symbol", "time", *BARS)]
-        made = Subject(pipeline, bars.drop(extra), fills, prepare).prepared.columns
-        bars = bars.drop([name for name in extra if name in made])
-    return Subject(pipeline, bars, fills, prepare, given)
+        bars, given = _before(prepare, bars, pipeline, given)
+    subject = Subject(pipeline, bars, fills, prepare, given)
+    if problems := missing_columns(pipeline.program.inputs, subject.prepared):
+        raise DataError(*problems)
+    if prepare is not None:
+        _check_same_again(subject)
+    return subject
+
+
+def _before(
+    prepare: Prepare, bars: pl.DataFrame, pipeline: Pipeline, given: pl.DataFrame
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Bars without what `prepare` makes: that is made again, of the bars before it.
+
+    It may read columns that a file has besides: as few are taken for its own as it can do with.
+    """
+    extra = [name for name in bars.columns if name not in ("symbol", "time", *BARS)]
+    read = [name for name in extra if name in columns_of_bars(pipeline.program.inputs)]
+    for without in (extra, read):
+        try:
+            made = Subject(pipeline, bars.drop(without), None, prepare).prepared.columns
+        except DataError:
+            continue
+        gone = [name for name in without if name in made]
+        return bars.drop(gone), given.drop(gone)
+    return bars, given
+
+
+def _check_same_again(subject: Subject) -> None:
+    """Refuses what is another each time: no change of it would prove anything.
+
+    Raises:
+        DataError: naming the first such column.
+    """
+    again = subject.with_own(subject.bars)
+    for name in subject.prepared.columns:
+        if not subject.prepared[name].equals(again[name], null_equal=True):
+            raise DataError(
+                Problem(
+                    f"prepare gives other values of {name} each time",
+                    where=getattr(subject.prepare, "__name__", repr(subject.prepare)),
+                    expected="the same columns of the same bars",
+                    got="others when it was called again",
+                    fix="rng = np.random.default_rng(0)   # within the function",
+                )
+            )
 
 
 def _up_to(fills: pl.DataFrame, bars: pl.DataFrame, pipeline: Pipeline) -> pl.DataFrame:

@@ -82,7 +82,7 @@ def _recipe(name: str) -> Prepare:
         found = getattr(importlib.import_module(module), function)
         if not callable(found):
             raise TypeError(f"{function} is no function")
-    except Exception as error:  # whatever a user's module raises is told as it is
+    except (Exception, SystemExit) as error:  # whatever a user's module raises is told
         raise ConfigError(
             Problem(
                 f"cannot use {name!r} to prepare bars",
