@@ -110,9 +110,9 @@ THIRD_PARTY = {
     "mlflow": {"nn/health.py"},
     "lightning": {"integrations/lightning.py"},
     "fastapi": {"serve/__init__.py", "serve/app.py"},
-    "pydantic": {"serve/app.py", "serve/messages.py"},
-    "orjson": {"serve/__init__.py", "serve/app.py", "serve/guard.py", "serve/service.py"},
-    "starlette": {"serve/app.py", "serve/guard.py"},
+    "pydantic": {"serve/messages.py", "serve/socket.py"},
+    "orjson": {"serve/__init__.py", "serve/app.py", "serve/guard.py", "serve/socket.py"},
+    "starlette": {"serve/app.py", "serve/guard.py", "serve/socket.py"},
     "uvicorn": {"serve/__init__.py", "serve/server.py"},
     "websockets": {"serve/__init__.py"},
 }

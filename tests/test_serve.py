@@ -7,11 +7,14 @@ import base64
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -31,17 +34,16 @@ from featurekit.cli import main
 from featurekit.errors import ConfigError
 from featurekit.serve.hub import Hub
 from featurekit.serve.journal import Journal
-from featurekit.serve.messages import Message
+from featurekit.serve.messages import Message, RefusedError
 from featurekit.serve.page import page
 from featurekit.serve.server import begin
-from featurekit.serve.service import RefusedError, Service
+from featurekit.serve.service import Service
 
-from .test_rebuild import SYMBOLS, Desk
+from .test_rebuild import SYMBOLS, Desk, bars_of
 from .test_service import Live, bars_json, hours
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 TOKEN = "a token that nobody guesses"  # noqa: S105  # of a test
 
@@ -213,6 +215,9 @@ JSON = {"content-type": "application/json"}
         ("POST", "/bars", {"content": b"\xff\xfe", "headers": JSON}, 400),
         ("POST", "/bars", {"json": {"bars": [{"symbol": "EUR"}]}}, 422),
         ("POST", "/bars", {"json": {"bar": []}}, 422),
+        ("POST", "/bars", {"content": b'{"id": "\\ud800"}', "headers": JSON}, 400),
+        ("POST", "/bars", {"content": b'{"bars": [{"open": NaN}]}', "headers": JSON}, 400),
+        ("GET", "/features/BTC%2FUSDT", {}, 404),
         ("POST", "/bars", {"content": LARGE, "headers": JSON}, 413),
         ("POST", "/bars", {"content": iter([LARGE.encode()]), "headers": JSON}, 413),
         ("GET", "/features/GBP", {}, 404),
@@ -239,6 +244,7 @@ def test_a_websocket_is_told_what_is_wrong_and_goes_on(url: str) -> None:
     with connect(url.replace("http", "ws") + "/ws") as socket:
         for text, status in (
             ("{", 422),
+            ('{"id": "\\ud800"}', 422),
             ('{"bars": [{"symbol": "EUR"}]}', 422),
             ('{"id": "7", "bars": [], "output": "encoder"}', 422),
             ('{"fills": [{"time": 1, "side": "deposit", "quantity": 1}]}', 422),
@@ -261,11 +267,76 @@ def test_a_websocket_is_told_what_is_wrong_and_goes_on(url: str) -> None:
 def test_who_asks_too_often_is_told_to_wait(place: Place, tmp_path: Path) -> None:
     bars = bars_json(place.live.bars)[:3]
     with serving(place, tmp_path / "state", "--rate", "5") as (_, address):
+        for number in range(3):  # who says that he is another is the same
+            many = {"bars": bars_json(place.live.bars)[3:12]}
+            headers = {"x-forwarded-for": f"203.0.113.{number}"}
+            answer = httpx.post(f"{address}/bars", json=many, headers=headers)
+            assert answer.status_code == (429 if number else 200)  # on credit
+        time.sleep(int(answer.headers["retry-after"]))
+        with connect(address.replace("http", "ws") + "/ws", open_timeout=30) as socket:
+            begin = time.monotonic()
+            for _ in range(12):
+                socket.send('{"bars": []}')
+            answers = [json.loads(socket.recv()) for _ in range(12)]
+            assert all("rows" in each for each in answers)  # it waits: none is left out
+            assert time.monotonic() - begin > 1.0
         answers = [httpx.post(f"{address}/bars", json={"bars": [bar]}) for bar in bars * 3]
     refused = [each for each in answers if each.status_code == 429]
     assert refused
     assert int(refused[0].headers["retry-after"]) >= 1
     assert "--rate" in refused[0].json()["problems"][0]["fix"]
+
+
+def test_a_client_that_does_not_read_is_not_read_from(place: Place, tmp_path: Path) -> None:
+    """What it has not read is not made: memory stays where it was."""
+    bar = bars_json(place.live.bars)[0]
+    many = json.dumps({"bars": [bar] * 500})
+    with serving(place, tmp_path / "state", "--rate", "1e9") as (server, address):
+        status = Path(f"/proc/{server.pid}/status")
+        httpx.post(f"{address}/bars", json={"bars": [bar]}).raise_for_status()
+        before = _memory(status)
+        flood = subprocess.Popen([sys.executable, "-c", FLOOD, address, many])
+        time.sleep(5.0)
+        assert httpx.get(f"{address}/health").json() == {"status": "ok"}
+        assert _memory(status) - before < 150
+        assert flood.poll() is None
+        flood.kill()
+        flood.wait()
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(5) == 0
+
+
+FLOOD = """
+import sys
+from websockets.sync.client import connect
+with connect(sys.argv[1].replace("http", "ws") + "/ws", max_queue=1) as socket:
+    while True:
+        socket.send(sys.argv[2])
+"""
+
+
+def _memory(status: Path) -> float:
+    return int(status.read_text().split("VmRSS:")[1].split()[0]) / 1024
+
+
+def test_a_stop_that_cannot_save_says_so(place: Place, tmp_path: Path) -> None:
+    with serving(place, tmp_path / "state") as (server, address):
+        httpx.post(f"{address}/bars", json=hours(place.live)[0]).raise_for_status()
+        shutil.rmtree(tmp_path / "state")
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(20) == 1
+
+
+def test_a_state_that_is_behind_its_dataset_is_told(place: Place, tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "desk")
+    pipeline, journal = desk.pipeline(), Journal(tmp_path / "state")
+    begin(pipeline, desk.build().dataset, journal)
+    journal.close()
+    desk.bars = {symbol: bars_of(symbol, bars.height + 5) for symbol, bars in desk.bars.items()}
+    journal, notes = Journal(tmp_path / "state"), []
+    begin(pipeline, desk.build().dataset, journal, tell=notes.append)
+    journal.close()
+    assert any("has bars that the state has not seen, of 3 symbols" in note for note in notes)
 
 
 def test_a_token_is_asked_for(place: Place, tmp_path: Path) -> None:

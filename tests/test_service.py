@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from featurekit.block import block
 from featurekit.errors import ConfigError, DataError, FeaturekitError
 from featurekit.nn import TemporalEncoder
-from featurekit.serve.messages import Message, nanoseconds, refusal, time_text
-from featurekit.serve.service import RefusedError, Service
+from featurekit.serve.messages import Message, RefusedError, nanoseconds, refusal, time_text
+from featurekit.serve.service import Service
 from featurekit.stream import Stream
 
 from .test_rebuild import HOUR, SYMBOLS, Desk, bars_of, fills_of
@@ -244,6 +244,10 @@ FILL = {"time": "2030-01-01T00:00:00Z", "symbol": "EUR", "side": "buy", "quantit
         (lambda live: {"bars": [bar(live), bar(live, 1, time="soon")]}, None, "this is no time"),
         (lambda live: {"bars": [bar(live, time="2024-01-01T00:00:00")]}, None, "this is no time"),
         (lambda live: {"bars": [bar(live, time=2**70)]}, None, "this is no time"),
+        (lambda live: {"bars": [bar(live, time=10**30)], "id": "x"}, None, "this is no time"),
+        (lambda live: {"fills": [{**FILL, "time": 10**30}], "id": "x"}, None, "this is no time"),
+        (lambda live: {"fills": [{**FILL, "symbol": None, "side": "deposit"}], "id": "x"}, None,
+         "every symbol has its own account"),
         (lambda live: {"bars": [bar(live, 1)], "fills": [{**FILL, "price": None}], "id": "x"},
          None, "price"),
         (lambda live: {"bars": [bar(live, 1)], "fills": [{**FILL, "quantity": -1.0}], "id": "x"},
@@ -344,7 +348,6 @@ def test_a_schema_of_the_desk_is_kept(tmp_path: Path) -> None:
     ]
     part = bars_json(sent)
     part[4] |= {"spread": None}  # which the schema allows
-    del part[7]["spread"]
     found = service.take(message(bars=part))
     rows = [row["features"] for row in found.answer["rows"]]
     assert np.isnan(rows[4][-1])
@@ -352,8 +355,39 @@ def test_a_schema_of_the_desk_is_kept(tmp_path: Path) -> None:
     again = Service(dataset)
     again.again(b"[" + (found.record or b"") + b"]")
     assert again.snapshot() == service.snapshot()
-    with pytest.raises(DataError, match="spread"):
-        service.take(message(bars=[bars_json(sent)[0] | {"time": LATER, "spread": -1.0}]))
+    first = bars_json(sent)[0] | {"time": LATER}
+    for spread, what in ((-1.0, "spread"), ("wide", "no number"), (True, "no number")):
+        with pytest.raises(DataError, match=what):
+            service.take(message(bars=[first, {**first, "time": LATER + HOUR, "spread": spread}]))
+    del first["spread"]
+    with pytest.raises(DataError, match="no column 'spread'"):
+        service.take(message(bars=[first]))
+
+
+def test_what_blocks_read_besides_is_asked_of_every_bar(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, blocks=[{"market": {}}, {"wide": {}}])
+    desk.bars = {
+        symbol: bars.with_columns(spread=0.1 * pl.col("volume").sqrt())
+        for symbol, bars in desk.bars.items()
+    }
+    service = Service(desk.build().dataset)
+    first = bars_json(desk.bars["EUR"].tail(1))[0] | {"time": LATER}
+    for second, what in (
+        ({"spread": "1"}, "no number"),
+        ({"spread": 1e999}, "spread"),
+    ):
+        with pytest.raises((DataError, ValidationError), match=what):
+            service.take(message(bars=[first, {**first, "time": LATER + HOUR, **second}]))
+    lacking = {**first, "time": LATER + HOUR}
+    del lacking["spread"]
+    with pytest.raises(DataError, match="no column 'spread'"):
+        service.take(message(bars=[first, lacking]))
+    hole = {**first, "time": LATER + HOUR, "spread": None}  # as in a table
+    one, other = (
+        row["features"][-1] for row in service.take(message(bars=[first, hole])).answer["rows"]
+    )
+    assert one == np.float32(first["spread"])
+    assert np.isnan(other)
 
 
 @block(unit="price")

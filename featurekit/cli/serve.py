@@ -42,7 +42,7 @@ LEAST_TOKEN = 16  # characters
     "--rate",
     default=20_000.0,
     show_default=True,
-    type=click.FloatRange(1.0),
+    type=click.FloatRange(1.0, 1e9),
     help="Bars or requests a second from one address.",
 )
 @click.option(
@@ -87,7 +87,8 @@ def command(
     access = Access(host, port, names, _token(token_file), opened)
     parsed, opened_dataset = Pipeline.from_yaml(pipeline), open_dataset(dataset)
     model = None if encoder is None else TemporalEncoder.load(encoder)
-    folder = dataset.with_name(f"{dataset.resolve().name}.state") if state is None else state
+    place = dataset.resolve()
+    folder = place.with_name(f"{place.name}.state") if state is None else state
     journal = Journal(folder)
     try:
         service = begin(
@@ -129,7 +130,7 @@ def _token(path: Path | None) -> str | None:
     """
     if path is None:
         return None
-    token = path.read_text(encoding="utf-8").strip()
+    token = path.read_text(encoding="utf-8", errors="replace").strip()
     if len(token) < LEAST_TOKEN or not token.isascii() or not token.isprintable():
         raise ConfigError(
             Problem(

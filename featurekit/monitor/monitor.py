@@ -117,6 +117,8 @@ class Monitor:
         self._scalars[SIDE] = self._names.index(SIDE_COLUMN) if SIDE_COLUMN in self._names else -1
         self._scalars[GRID], self._scalars[PHASE] = expected.grid, expected.phase
         self._watched = self._tables(self._seasons, self._last, self._runs, self._known)
+        none = np.empty((0, width), np.float32)
+        watch(none, np.empty(0, np.int64), np.empty(0, np.int64), 0, *self._watched)  # compiled
         self._which, self._close = np.zeros(1, np.int64), np.zeros(1, np.int64)
         self._lasts: dict[tuple[str, str], str] = {}  # severity of what lasts
         self._recent: deque[Flag] = deque()

@@ -15,8 +15,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from featurekit.errors import Problem
-from featurekit.serve.messages import refusal
-from featurekit.serve.service import RefusedError
+from featurekit.serve.messages import RefusedError, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -33,31 +32,37 @@ class Rate:
     Example:
         >>> now = [0.0]
         >>> rate = Rate(10.0, clock=lambda: now[0])
-        >>> [rate.wait("a", 5) for _ in range(3)]
-        [0.0, 0.0, 0.5]
-        >>> now[0] = 0.5
-        >>> rate.wait("a", 5), rate.wait("b", 1)
-        (0.0, 0.0)
+        >>> rate.wait("a"), rate.owe("a", 19), rate.wait("a"), rate.wait("b")
+        (0.0, None, 1.1, 0.0)
+        >>> now[0] = 1.1
+        >>> rate.wait("a")
+        0.0
     """
 
     def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.rate, self._clock = rate, clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def wait(self, client: str, tokens: float = 1.0) -> float:
-        """Takes tokens, or says for how many seconds to wait for them.
+    def wait(self, client: str) -> float:
+        """Takes a token, or says for how many seconds to wait for one."""
+        left = self._left(client)
+        enough = left >= 1.0
+        self._keep(client, left - enough)
+        return 0.0 if enough else (1.0 - left) / self.rate
 
-        More than a full bucket holds are given when it is full, and are paid off afterwards.
-        """
-        now = self._clock()
-        left, then = self._buckets.pop(client, (self.rate, now))
-        left = min(left + (now - then) * self.rate, self.rate)
-        needed = min(tokens, self.rate)
-        enough = left >= needed
-        self._buckets[client] = (left - tokens if enough else left, now)
+    def owe(self, client: str, tokens: float) -> None:
+        """Takes more than one, on credit: what comes next waits until they are paid off."""
+        self._keep(client, self._left(client) - tokens)
+
+    def _left(self, client: str) -> float:
+        left, then = self._buckets.get(client, (self.rate, self._clock()))
+        return min(left + (self._clock() - then) * self.rate, self.rate)
+
+    def _keep(self, client: str, left: float) -> None:
+        self._buckets[client] = (left, self._clock())
+        self._buckets.move_to_end(client)
         if len(self._buckets) > CLIENTS:
             self._buckets.popitem(last=False)
-        return 0.0 if enough else (needed - left) / self.rate
 
 
 class Guard:
@@ -132,8 +137,9 @@ class Guard:
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or len(length) > 18 or int(length) > self.most_bytes:
             raise _too_large(self.most_bytes)
+        # A socket that is open waits by itself.
         if (wait := self.rate.wait(client_of(scope))) > 0.0:
-            raise too_often(self.rate.rate, wait)
+            raise _too_often(self.rate.rate, wait)
 
     async def _read(self, receive: Receive) -> Receive:
         """The body as one message.
@@ -171,8 +177,7 @@ def client_of(scope: Any) -> str:  # noqa: ANN401  # a scope of ASGI
     return str(client[0]) if client else ""
 
 
-def too_often(rate: float, wait: float) -> RefusedError:
-    """The refusal of what comes too often."""
+def _too_often(rate: float, wait: float) -> RefusedError:
     return RefusedError(
         429,
         Problem(

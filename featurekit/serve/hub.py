@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from featurekit.errors import FeaturekitError, Problem
-from featurekit.serve.service import BrokenError, RefusedError
+from featurekit.serve.messages import RefusedError
+from featurekit.serve.service import BrokenError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +25,7 @@ State = Literal["ok", "stopping", "failed"]
 
 ROOM = 10_000  # messages that may wait
 TURN = 0.003  # seconds of messages that share one write to disk
+REPORT = "tell us, with what the server wrote: it goes on without this message"
 JOURNAL = 16 << 20  # bytes that a restart has to go through at most
 
 
@@ -42,6 +44,7 @@ class Hub:
         self.service, self.journal, self.clock = service, journal, clock
         self.state: State = "ok"
         self.taken = 0  # bars since the start
+        self.saved = False  # at the stop
         self._line: asyncio.Queue[tuple[Callable[[], Any], asyncio.Future[Any]]]
         self._line = asyncio.Queue(ROOM)
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="journal")
@@ -87,6 +90,7 @@ class Hub:
         try:
             if self.state == "stopping":
                 await self._to_disk(self.journal.rotate, self.service.snapshot())
+                self.saved = True
         finally:
             self._disk.shutdown()
             self.journal.close()
@@ -139,9 +143,12 @@ class Hub:
             return what()
         except FeaturekitError as error:
             return error
-        except Exception as error:  # memory may hold what the disk does not: a restart mends it
-            self._fail(error.__cause__ or error if isinstance(error, BrokenError) else error)
+        except BrokenError as error:  # memory may hold what the disk does not: a restart mends it
+            self._fail(error.__cause__ or error)
             return None
+        except Exception as error:  # a fault of ours, before anything was taken
+            sys.stderr.write(_told(error))
+            return RefusedError(500, Problem("the server could not do this", fix=REPORT))
 
     async def _commit(self) -> None:
         records, self._records = self._records, []
@@ -163,11 +170,14 @@ class Hub:
     def _fail(self, error: BaseException) -> None:
         self.state = "failed"
         self._records.clear()
-        told = "".join(traceback.format_exception(error))
         sys.stderr.write(
             f"featurekit: the server takes no more messages: {error}\n"
-            f"  Fix: start it again: it goes on from what is on disk\n{told}"
+            f"  Fix: start it again: it goes on from what is on disk\n{_told(error)}"
         )
+
+
+def _told(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
 
 
 def _unavailable(why: str) -> RefusedError:
@@ -176,7 +186,7 @@ def _unavailable(why: str) -> RefusedError:
         "failed": "the server has failed and takes no more messages",
         "full": "too many messages wait for an answer",
     }
-    return RefusedError(
-        503,
-        Problem(told[why], fix="send it again after Retry-After seconds: nothing of it was taken"),
-    )
+    fix = "send it again after Retry-After seconds: nothing of it was taken"
+    if why == "failed":
+        fix = "start the server again and send it again: what was taken is not taken twice"
+    return RefusedError(503, Problem(told[why], fix=fix))

@@ -85,7 +85,9 @@ class Journal:
         if self._number < 0:
             return
         path = self._path("journal")
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        if not path.exists():  # it is there before its snapshot is
+            raise _damaged(path, 0)
+        self._file = os.open(path, os.O_RDWR | os.O_APPEND)
         data = path.read_bytes()
         at = 0
         while at < len(data):
@@ -117,6 +119,12 @@ class Journal:
         before = self._number
         self._number += 1
         path = self._path("snapshot")
+        journal = os.open(
+            self._path("journal"), os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC, 0o600
+        )
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = journal
         temporary = path.with_name(f".{path.name}")
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
@@ -124,14 +132,8 @@ class Journal:
             os.fsync(file)
         finally:
             os.close(file)
-        self._path("journal").unlink(missing_ok=True)  # of a rotation that did not end
-        temporary.rename(path)
         self._sync_folder()
-        if self._file >= 0:
-            os.close(self._file)
-        self._file = os.open(
-            self._path("journal"), os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o600
-        )
+        temporary.rename(path)
         self._sync_folder()
         self.size = 0
         for old in self.folder.iterdir():
@@ -201,12 +203,12 @@ def _write(file: int, data: bytes) -> None:
 def _record(data: bytes, at: int, path: Path) -> tuple[bytes | None, int]:
     """The record at a place and where the next one begins; None if it is the last, and torn.
 
-    A file may have grown by zeros before the rest was written.
+    Pages of a file may reach the disk in any order. What was appended after it had been on disk.
 
     Raises:
-        DatasetError: when it is damaged: it is none, and something else follows.
+        DatasetError: when it is damaged: it is none, and another one follows.
     """
-    begin = end = at + _HEAD.size
+    begin = at + _HEAD.size
     if begin <= len(data):
         length, own, checksum = _HEAD.unpack_from(data, at)
         if own == xxhash.xxh3_64_intdigest(length.to_bytes(8, "little")):
@@ -214,9 +216,14 @@ def _record(data: bytes, at: int, path: Path) -> tuple[bytes | None, int]:
             kept = data[begin:end]
             if len(kept) == length and xxhash.xxh3_64_intdigest(kept) == checksum:
                 return kept, end
-    if any(data[end:]):
+    if any(_is_head(data, place) for place in range(at + 1, len(data) - _HEAD.size + 1)):
         raise _damaged(path, at)
     return None, at
+
+
+def _is_head(data: bytes, at: int) -> bool:
+    length, own, _ = _HEAD.unpack_from(data, at)
+    return bool(own == xxhash.xxh3_64_intdigest(length.to_bytes(8, "little")))
 
 
 def _damaged(path: Path, at: int) -> DatasetError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Annotated, Any, Literal
 
@@ -12,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from featurekit.errors import DataError, FeaturekitError, Problem
 from featurekit.timeline import EARLIEST, FIRST_YEAR, LAST_YEAR, LATEST
 
-MOST_BARS = 10_000  # of one message
+MOST_BARS = 1_000  # of one message: others wait as long as it takes
 MOST_TEXT = 200  # characters of a name
+MOST_PROBLEMS = 20  # that one refusal tells
 
 Output = Literal["features", "encoder"]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MOST_TEXT)]
@@ -153,6 +155,40 @@ class Health(BaseModel):
     status: Literal["ok", "stopping", "failed"]
 
 
+class RefusedError(DataError):
+    """A message of which nothing was taken: the status of HTTP, and seconds to wait."""
+
+    def __init__(self, status: int, *problems: Problem, wait: float = 1.0) -> None:
+        super().__init__(*problems)
+        self.status, self.wait = status, wait
+
+
+def status_of(error: FeaturekitError) -> int:
+    """The status of HTTP that says what kind of a refusal it is."""
+    return error.status if isinstance(error, RefusedError) else 422
+
+
+def problems_of(errors: Sequence[Any]) -> list[Problem]:
+    """What pydantic found, in the one shape that every message has."""
+    return [_problem(error) for error in errors[:MOST_PROBLEMS]]
+
+
+def _problem(error: Any) -> Problem:  # noqa: ANN401  # a dictionary of pydantic
+    if isinstance(error.get("input"), bytes):  # it was not even read
+        return Problem(
+            "the body is not said to be JSON",
+            where="header Content-Type",
+            expected="application/json",
+            fix="Content-Type: application/json",
+        )
+    return Problem(
+        str(error["msg"]),
+        where=".".join(str(part) for part in error["loc"] if part != "body")[:MOST_TEXT],
+        got=ascii(error.get("input", ""))[:80],
+        fix="GET /openapi.json   # what a message has to be",
+    )
+
+
 def refusal(error: FeaturekitError) -> dict[str, Any]:
     """The problems of an error as plain data."""
     fields = ("what", "where", "expected", "got", "fix")
@@ -194,7 +230,7 @@ def nanoseconds(time: int | str, where: str) -> int:
                 where=where,
                 expected=f"RFC 3339 with an offset, or ns since 1970, {FIRST_YEAR} to "
                 f"{LAST_YEAR - 1}",
-                got=repr(time)[:80],
+                got=ascii(time)[:80],
                 fix='"time": "2024-01-02T10:00:00Z"',
             )
         )

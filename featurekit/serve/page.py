@@ -6,6 +6,7 @@ import base64
 import hashlib
 import html
 import re
+from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -130,6 +131,7 @@ def _short(time: object) -> str:
     return _text("—" if time is None else str(time)[:19].replace("T", " "))
 
 
+@cache
 def _asset(name: str) -> str:
     return files("featurekit.serve").joinpath(name).read_text(encoding="utf-8")
 

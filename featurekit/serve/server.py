@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING
 
 import torch
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from featurekit.build.base import rows_digest
 from featurekit.build.parts import warmup_of
 from featurekit.errors import ConfigError, Problem
 from featurekit.serve.app import make_app
-from featurekit.serve.guard import Guard, Rate
+from featurekit.serve.guard import SLOWEST, Guard, Rate
 from featurekit.serve.hub import Hub
 from featurekit.serve.service import Service
+from featurekit.stream import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -112,12 +114,34 @@ def begin(
     else:
         service = Service.restore(snapshot, dataset, encoder=encoder, window=window)
     count = sum(service.again(one) for one in journal.records())
+    for note in _apart(service, dataset):
+        tell(note)
     if snapshot is None or count:
         journal.rotate(service.snapshot())
     if snapshot is not None:
         since = f", {count:,} bars after its snapshot" if count else ""
         tell(f"goes on from {journal.folder}{since}")
     return service
+
+
+def _apart(service: Service, dataset: Dataset) -> Iterator[str]:
+    """What a dataset has that the state has not seen."""
+    ahead = Stream.from_dataset(dataset)
+    mine = dict(zip(service.stream.symbols, service.stream.closes.tolist(), strict=True))
+    begin = "to begin from the dataset: --state ANOTHER_DIRECTORY"
+    new = [symbol for symbol in ahead.symbols if symbol not in mine]
+    if new:
+        yield f"note: the dataset has symbols that the state lacks, such as {new[0]}; {begin}"
+    later = [
+        symbol
+        for symbol, close in zip(ahead.symbols, ahead.closes.tolist(), strict=True)
+        if symbol in mine and close > mine[symbol]
+    ]
+    if later:
+        yield (
+            f"note: the dataset has bars that the state has not seen, of {len(later)} symbols such "
+            f"as {later[0]}: send them, or {begin}"
+        )
 
 
 def run(
@@ -156,6 +180,8 @@ def run(
         limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=PATIENCE,
         server_header=False,
+        proxy_headers=False,  # whoever asks could say that he is another
+        http=_Http,
         lifespan="on",
     )
     server = _Server(config, lambda: ready(address))
@@ -163,7 +189,17 @@ def run(
     gc.collect()
     gc.freeze()  # what was imported stays: to look through it again takes a tenth of a second
     asyncio.run(server.serve(sockets=[listening]))
-    return hub.state == "stopping"
+    return hub.saved
+
+
+class _Http(H11Protocol):
+    """Closes a connection over which nothing comes, from its beginning on."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(
+            SLOWEST, self.timeout_keep_alive_handler
+        )
 
 
 class _Server(uvicorn.Server):
@@ -182,7 +218,7 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Stops at a signal, without raising it again afterwards."""
         before = {
-            number: signal.signal(number, self.handle_exit)
+            number: signal.signal(number, lambda *_: setattr(self, "should_exit", True))
             for number in (signal.SIGINT, signal.SIGTERM)
         }
         try:

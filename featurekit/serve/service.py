@@ -10,7 +10,6 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import orjson
 import polars as pl
 import torch
 import xxhash
@@ -24,7 +23,7 @@ from featurekit.inputs import columns_of_bars
 from featurekit.monitor import Monitor
 from featurekit.pipeline import Pipeline
 from featurekit.schema import validate
-from featurekit.serve.messages import nanoseconds, time_text
+from featurekit.serve.messages import MOST_PROBLEMS, RefusedError, nanoseconds, time_text
 from featurekit.serve.recent import Kept, Recent
 from featurekit.stream import Stream
 from featurekit.timeline import duration
@@ -44,14 +43,6 @@ FORMAT = 1
 LEAST_KEPT = 32  # rows of a symbol: what a client that lost the connection may send again
 MOST_IDS = 100_000
 MOST_FLAGS = 50  # that the page shows
-
-
-class RefusedError(DataError):
-    """A message of which nothing was taken: the status of HTTP, and seconds to wait."""
-
-    def __init__(self, status: int, *problems: Problem, wait: float = 1.0) -> None:
-        super().__init__(*problems)
-        self.status, self.wait = status, wait
 
 
 class BrokenError(Exception):
@@ -112,6 +103,16 @@ class Service:
         schema = self.pipeline.bars.schema if self.pipeline.bars is not None else None
         # Then bars are as `push` takes them, one after another.
         self._plain = self.pipeline.account.scope == "symbol" and schema in (None, BARS_SCHEMA)
+        self._compile()
+
+    def _compile(self) -> None:
+        """Runs everything once, so that the first message need not wait for compilers."""
+        program = self.pipeline.program
+        ones, row = np.ones((1, len(program.inputs))), np.empty((1, program.width), np.float32)
+        program.run_each(program.new_state()[None], np.zeros(1, np.int64), ones, row)
+        if self.encoder is not None:
+            with torch.inference_mode():
+                self.encoder(torch.zeros(1, self.window, program.width))
 
     # --- messages ------------------------------------------------------------------------------
 
@@ -126,11 +127,12 @@ class Service:
             BrokenError: when it cannot be said what was taken.
         """
         self.check_output(message.output, message.scaled)
+        asked, fills = self._asked(message), _fills(message.fills)
         known, digest = self._known(message)
-        asked = self._asked(message)
         new, found = self._new(asked)
-        fills = [] if known else _fills(message.fills)
-        self._check(new)
+        fills = [] if known else fills
+        groups = self._groups(new)
+        self._check(groups)
         if fills:
             self._take_fills(fills)
         name = message.id if fills else None
@@ -143,7 +145,7 @@ class Service:
             try:
                 if name is not None:
                     self._remember(name, digest)
-                made = self._apply(new)
+                made = self._apply(groups)
                 for at, kept in made:
                     rows[at, kept.close] = self._told(at, kept, message.output, message.scaled)
                 flags = self._watch(made)
@@ -158,17 +160,18 @@ class Service:
             return Taken(answer, None)
         bars = [list(one) for one in new]
         record = {"bars": bars, "fills": fills, "id": name, "of": digest}
-        return Taken(answer, orjson.dumps(record))
+        return Taken(answer, json.dumps(record).encode())
 
     def again(self, record: bytes) -> int:
         """Takes in a list of what `take` gave for the disk; how many bars were in it."""
         count = 0
-        for told in orjson.loads(record):
+        for told in json.loads(record):
             if told["fills"]:
                 self.stream.fill(_frame_of_fills(told["fills"]))
             if told["id"] is not None:
                 self._remember(told["id"], told["of"])
-            count += len(self._apply([Asked(*one) for one in told["bars"]]))
+            bars = [Asked(*one) for one in told["bars"]]
+            count += len(self._apply(self._groups(bars)))
         return count
 
     def check_output(self, output: Output, scaled: bool) -> None:
@@ -299,7 +302,7 @@ class Service:
 
         Raises:
             RefusedError: when a symbol is unknown.
-            DataError: when a time is none.
+            DataError: when a time is none, or what a block reads is no number.
         """
         problems: list[Problem] = []
         unknown = {bar.symbol: None for bar in message.bars if bar.symbol not in self._places}
@@ -309,7 +312,7 @@ class Service:
             if fill.symbol is not None and fill.symbol not in self._places
         }
         if unknown:
-            raise RefusedError(404, *[self._unknown(symbol) for symbol in list(unknown)[:20]])
+            raise RefusedError(404, *map(self._unknown, list(unknown)[:MOST_PROBLEMS]))
         asked = []
         for number, bar in enumerate(message.bars):
             try:
@@ -326,11 +329,22 @@ class Service:
                 **(bar.__pydantic_extra__ or {}),
             }
             close = int(self.pipeline.closes_of(np.array([stamp]))[0])
+            problems += [
+                Problem(
+                    f"{name} is no number",
+                    where=f"bars[{number}].{name}",
+                    expected="a number, or null where the schema allows it",
+                    got=ascii(values[name])[:80],
+                    fix=f'"{name}": 0.0',
+                )
+                for name in self._others
+                if isinstance(values.get(name), str | bool)
+            ]
             asked.append(
                 Asked(self._places[bar.symbol], stamp, close, _digest([stamp, values]), values)
             )
         if problems:
-            raise DataError(*problems[:20])
+            raise DataError(*problems[:MOST_PROBLEMS])
         return asked
 
     def _new(self, asked: Sequence[Asked]) -> tuple[list[Asked], dict[tuple[int, int], Kept]]:
@@ -359,49 +373,56 @@ class Service:
                 last = max(int(lasts[one.at]), newest)
                 problems.append(self._late(one, last, digest is not None))
         if problems:
-            raise RefusedError(409, *problems[:20])
+            raise RefusedError(409, *problems[:MOST_PROBLEMS])
         return sorted(new.values(), key=lambda one: (one.close, one.at)), found
 
-    def _check(self, bars: Sequence[Asked]) -> None:
+    def _groups(self, bars: Sequence[Asked]) -> list[tuple[list[Asked], pl.DataFrame | None]]:
+        """Bars in order of time as the stream takes them: by number, or in frames.
+
+        Bars of a portfolio that close together come together.
+        """
+        if self._plain and all(_is_sound(one.values, self._others) for one in bars):
+            return [([one], None) for one in bars]
+        groups: dict[int, list[Asked]] = {}
+        for one in bars:
+            groups.setdefault(one.close, []).append(one)
+        return [(group, self._frame(group)) for group in groups.values()]
+
+    def _check(self, groups: Sequence[tuple[list[Asked], pl.DataFrame | None]]) -> None:
         """Refuses bars that the stream would refuse.
 
         Raises:
             DataError: when one breaks the schema.
         """
-        if self._plain and all(_is_sound(one.values, self._others) for one in bars):
-            return
-        if bars:
-            self.stream.check(self._frame(bars))
+        for _, frame in groups:
+            if frame is not None:
+                self.stream.check(frame)
 
     def _take_fills(self, fills: list[dict[str, Any]]) -> None:
         frame = _frame_of_fills(fills)
         refuse(validate(frame, FILLS_SCHEMA), "the fills")
         self.stream.fill(frame)
 
-    def _apply(self, bars: Sequence[Asked]) -> list[tuple[int, Kept]]:
-        """Moves the stream on by bars that can be taken, in order of time; places and rows."""
+    def _apply(
+        self, groups: Sequence[tuple[list[Asked], pl.DataFrame | None]]
+    ) -> list[tuple[int, Kept]]:
+        """Moves the stream on by bars that can be taken; places and rows."""
         made: list[tuple[int, Kept]] = []
-        frame = None if self._plain or not bars else self._frame(bars)
-        begin = 0
-        while begin < len(bars):
-            end = begin + 1
+        for bars, frame in groups:
             if frame is None:
-                one = bars[begin]
+                (one,) = bars
                 values = {name: one.values[name] for name in self._names}
                 rows = [self.stream.push(self.stream.symbols[one.at], one.stamp, **values)]
-            else:  # bars of a portfolio that close together come together
-                while end < len(bars) and bars[end].close == bars[begin].close:
-                    end += 1
-                table = self.stream.update(frame[begin:end])
-                rows = [table[one.at] for one in bars[begin:end]]
-            for one, row in zip(bars[begin:end], rows, strict=True):
+            else:
+                table = self.stream.update(frame)
+                rows = [table[one.at] for one in bars]
+            for one, row in zip(bars, rows, strict=True):
                 before = self._recent.last_close(one.at)
                 joined = before is not None and one.close - before <= self._gap
                 ready = self.stream.is_ready(one.at)
                 kept = Kept(one.stamp, one.close, one.digest, ready, joined, row)
                 self._recent.put(one.at, kept)
                 made.append((one.at, kept))
-            begin = end
         return made
 
     def _watch(self, made: Sequence[tuple[int, Kept]]) -> tuple[Flag, ...]:
@@ -490,7 +511,7 @@ class Service:
                     "another message had this id",
                     where="id",
                     expected="the same bars and fills as then, or an id of its own",
-                    got=repr(message.id)[:80],
+                    got=ascii(message.id)[:80],
                     fix='"id": "..."   # one that no other message has',
                 ),
             )
@@ -499,9 +520,9 @@ class Service:
     def _unknown(self, symbol: str) -> Problem:
         return Problem(
             "there is no such symbol",
-            where=symbol[:80],
+            where=ascii(symbol)[:80],
             expected=", ".join(self.stream.symbols[:5]),
-            fix="GET /symbols   # a symbol of the dataset; another is built into it first",
+            fix="GET /symbols   # those that the state began with; --state ANOTHER for new ones",
         )
 
     def _late(self, bar: Asked, last: int, changed: bool) -> Problem:
@@ -554,7 +575,7 @@ def _is_sound(values: dict[str, Any], others: Sequence[str]) -> bool:
 
 
 def _digest(values: object) -> int:
-    return xxhash.xxh3_64_intdigest(orjson.dumps(values, option=orjson.OPT_SORT_KEYS))
+    return xxhash.xxh3_64_intdigest(json.dumps(values, sort_keys=True).encode())
 
 
 def _fills(fills: Sequence[Fill]) -> list[dict[str, Any]]:
@@ -573,7 +594,7 @@ def _fills(fills: Sequence[Fill]) -> list[dict[str, Any]]:
             continue
         told.append({**fill.model_dump(), "time": time})
     if problems:
-        raise DataError(*problems[:20])
+        raise DataError(*problems[:MOST_PROBLEMS])
     return told
 
 

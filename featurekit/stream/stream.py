@@ -421,6 +421,16 @@ class Stream:
         if fills is None or fills.is_empty():
             return
         portfolio = self.pipeline.account.scope == "portfolio"
+        if not portfolio and len(self.symbols) > 1 and fills["symbol"].null_count():
+            raise DataError(
+                Problem(
+                    "a fill has no symbol, and every symbol has its own account",
+                    where=f"{fills['symbol'].null_count()} of {fills.height} fills",
+                    expected="a symbol in every row, or one account for all",
+                    got=f"{len(self.symbols)} symbols: {', '.join(self.symbols[:5])}",
+                    fix="account: {scope: portfolio}",
+                )
+            )
         dealt = Fills(self.pipeline, fills)
         named = set(fills["symbol"].drop_nulls().to_list())
         self._refuse_unknown(named)
