@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 import featurekit as fk
+from featurekit.block import block
 from featurekit.errors import DataError
 from featurekit.monitor.flag import KINDS
 from featurekit.psi import chance_index, stability_index
@@ -214,6 +215,82 @@ def test_a_symbol_that_falls_silent_is_stale_and_a_weekend_is_not(three: Live) -
     assert monitor.summary()["symbols"]["C"]["stale"] is True
 
 
+def test_a_symbol_that_never_comes_is_stale(three: Live) -> None:
+    kept = np.array([symbol != "C" for symbol in three.symbols])
+    symbols = [s for s, k in zip(three.symbols, kept, strict=True) if k]
+    monitor = fk.Monitor(three.dataset)
+    flags = monitor.watch(symbols, three.closes[kept], three.rows[kept])
+    assert [(f.kind, f.symbol) for f in flags if f.kind == "stale"] == [("stale", "C")]
+    assert not fk.Monitor(three.dataset, symbols=["A", 'B"\\']).watch(
+        symbols[:40], three.closes[kept][:40], three.rows[kept][:40]
+    )
+
+
+def test_of_a_row_in_its_warm_up_only_the_time_is_looked_at(three: Live) -> None:
+    rows = three.rows.copy()
+    rows[:90] = np.nan
+    ready = np.arange(len(rows)) >= 90
+    found = fk.Monitor(three.dataset).watch(three.symbols, three.closes, rows, ready=ready)
+    assert not {flag.kind for flag in found} & {"not finite", "stale", "clock skew"}
+    (first, *_) = fk.Monitor(three.dataset).watch(three.symbols, three.closes, rows)
+    assert first.kind == "not finite"
+
+
+def test_a_clock_that_is_put_forward_skews_nothing(tmp_path: Path) -> None:
+    first, last = pl.datetime(2019, 11, 4), pl.datetime(2020, 6, 1)
+    days = pl.datetime_range(first, last, "1h", time_zone="Europe/Helsinki", eager=True)
+    days = days.filter(days.dt.weekday() < 6)  # it is put forward on a Sunday
+    local = days.filter(days.dt.hour() % 4 == 0).cast(pl.Datetime("ns", "Europe/Helsinki"))
+    rng = np.random.default_rng(2)
+    close = np.exp(rng.normal(0, 1e-3, len(local)).cumsum())
+    bars = pl.DataFrame({"symbol": "X", "time": local, "open": close, "close": close})
+    bars = bars.with_columns(high=pl.col("close") * 1.001, low=pl.col("close") * 0.999, volume=1.0)
+    bars.with_columns(pl.col("time").dt.convert_time_zone("UTC")).write_parquet(
+        tmp_path / "bars.parquet"
+    )
+    source = {"path": str(tmp_path / "bars.parquet"), "bar": "4h", "timezone": "UTC"}
+    kinds = []
+    for name in ("Europe/Helsinki", "UTC"):
+        made = fk.Pipeline(
+            name="four", bars={**source, "exchange_timezone": name}, blocks=["market"],
+            warmup="lookback", splits={"validation": "2020-03-10", "test": "2020-04-15"},
+        )  # fmt: skip
+        kinds.append({flag.kind for flag in live_of(made.build(tmp_path / name[:3])).flags()})
+    assert "clock skew" not in kinds[0]
+    assert "clock skew" in kinds[1]  # in UTC a bar that moves by an hour is another
+
+
+def test_what_was_missing_in_the_train_rows_may_be_missing(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    hours = np.arange(420_000, 422_500)
+    close = np.exp(rng.normal(0, 1e-3, len(hours)).cumsum())
+    bars = pl.DataFrame({"symbol": "X", "time": hours * HOUR, "open": close, "close": close})
+    bars = bars.with_columns(
+        pl.col("time").cast(pl.Datetime("ns", "UTC")),
+        high=pl.col("close") * 1.001,
+        low=pl.col("close") * 0.999,
+        volume=1.0,
+        funding=pl.Series(
+            np.where(rng.random(len(hours)) < 0.1, np.nan, rng.normal(size=len(hours)))
+        ),
+    )
+    bars.write_parquet(tmp_path / "bars.parquet")
+    source = {"path": str(tmp_path / "bars.parquet"), "bar": "1h", "timezone": "UTC"}
+    made = fk.Pipeline(name="holed", bars=source, blocks=["market", "funded"])
+    live = live_of(made.build(tmp_path / "holed"))
+    assert not [flag for flag in live.flags() if flag.kind == "not finite"]
+    live.rows[5, column(live, "market.ret_1")] = np.nan
+    live.rows[6, column(live, "funded.funding")] = np.inf
+    named = [flag.feature for flag in live.flags() if flag.kind == "not finite"]
+    assert named == ["market.ret_1", "funded.funding"]
+
+
+@block(unit="ratio")
+def funded(funding: Any) -> Any:  # noqa: ANN401  # columns
+    """The rate as it is."""
+    return {"funding": funding}
+
+
 def test_a_clock_says_when_all_fall_silent(three: Live) -> None:
     monitor = fk.Monitor(three.dataset)
     begin = int(np.flatnonzero((three.closes // HOUR // 24 + 3) % 7 == 1)[0])  # a Tuesday
@@ -299,6 +376,14 @@ def test_batches_of_the_loader_are_clean_and_a_broken_one_is_not(demo: Live) -> 
 
 
 # --- what it tells --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [16, 64, 256])
+def test_batches_in_the_order_of_time_are_clean_too(demo: Live, size: int) -> None:
+    monitor = fk.Monitor(demo.dataset)
+    loader = demo.dataset.loader(split="validation", window=20, batch_size=size, shuffle=False)
+    flags = [flag for batch in loader for flag in monitor.observe(batch)]
+    assert not [flag for flag in flags if flag.kind == "dead"]
 
 
 def test_flags_are_counted_exposed_and_logged(three: Live) -> None:

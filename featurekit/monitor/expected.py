@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from featurekit.monitor.watch import (
     FLOOR,
     GROUPS,
     HIGH,
+    HOLE,
     HOURS,
     LEVEL,
     LEVELS,
@@ -44,6 +46,7 @@ FEW_BARS = 3.0  # missed, that are nothing to speak of
 MOST_GAPS = 0.999  # of the gaps between bars miss fewer
 LATE_FAIL = 1.5  # times the most bars that were missed in a row
 HOUR = 3_600_000_000_000
+HALF_HOUR = HOUR // 2  # by which the clocks of any zone are put forward or back
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,6 +104,7 @@ def learn(dataset: Dataset, pipeline: Pipeline) -> Expected:
     seasons = np.tile(unknown_season(), (len(spans), 1))
     seasons[list(parts)] = [_season(each) for each in closes]
     bar = pipeline.bar
+    grid = bar if _in_utc(pipeline) else math.gcd(bar, HALF_HOUR)
     phases = np.unique(np.concatenate(closes) % bar) if bar else np.empty(0, np.int64)
     return Expected(
         table=table,
@@ -109,11 +113,17 @@ def learn(dataset: Dataset, pipeline: Pipeline) -> Expected:
         drift=np.stack([DRIFT_WARN * steady, DRIFT_FAIL * steady]),
         level=np.stack([mean_level(whole), levels.min(0), levels.max(0)]),
         bar=bar,
-        grid=bar if len(phases) == 1 else 0,
-        phase=int(phases[0]) if len(phases) == 1 else 0,
+        grid=grid if len(phases) == 1 else 0,
+        phase=int(phases[0]) % grid if len(phases) == 1 else 0,
         window=window,
         short=short,
     )
+
+
+def _in_utc(pipeline: Pipeline) -> bool:
+    """Whether bars lie on one grid all year; on another clock they move when it is put forward."""
+    bars = pipeline.bars
+    return bars is None or {bars.timezone or "UTC", bars.exchange_timezone} <= {"UTC"}
 
 
 def mean_level(sums: I8) -> F8:
@@ -149,6 +159,7 @@ def _table(dataset: Dataset, parts: list[F4]) -> F4:
     table[FLAT] = 1.0 - np.array(resting)
     middle = np.nan_to_num(profile.absolute_quantiles([0.5])[0])
     table[FLOOR] = (FLOOR_SHARE * middle).astype(np.float32).view(np.int32)
+    table[HOLE] = profile.nan > 0
     table[EDGE:] = profile.quantiles([(k + 1) / GROUPS for k in range(EDGES)])
     return table
 

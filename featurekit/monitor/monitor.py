@@ -19,6 +19,7 @@ from featurekit.monitor.flag import KINDS, Flag, time_text
 from featurekit.monitor.watch import (
     DEAD,
     DRIFT,
+    FIRST,
     FOUND,
     GRID,
     GROUPS,
@@ -80,7 +81,7 @@ class Monitor:
         ```python
         stream, monitor = fk.Stream.from_dataset(dataset), fk.Monitor(dataset)
         rows = stream.update(bars)
-        for flag in monitor.watch(stream.symbols, stream.closes, rows):
+        for flag in monitor.watch(stream.symbols, stream.closes, rows, ready=stream.ready):
             print(flag.severity, flag.kind, flag.symbol, flag.feature, flag.value)
         ```
     """
@@ -113,7 +114,7 @@ class Monitor:
         self._levels = np.zeros((expected.short, width), np.int32)
         self._sums = np.zeros((width, GROUPS + 2), np.int64)
         self._scalars = np.zeros(PHASE + 1, np.int64)
-        self._scalars[NEWEST] = -1
+        self._scalars[[FIRST, NEWEST]] = -1
         self._scalars[SIDE] = self._names.index(SIDE_COLUMN) if SIDE_COLUMN in self._names else -1
         self._scalars[GRID], self._scalars[PHASE] = expected.grid, expected.phase
         self._watched = self._tables(self._seasons, self._last, self._runs, self._known)
@@ -133,11 +134,13 @@ class Monitor:
         closes: NDArray[np.int64] | Sequence[int],
         rows: NDArray[np.float32],
         now: int | None = None,
+        ready: NDArray[np.bool_] | Sequence[bool] | None = None,
     ) -> tuple[Flag, ...]:
         """Takes the rows `[n, F]` of bars in, in natural units, and says what is unlike before.
 
         A row whose close, UTC ns, is not after the last of its symbol is no new bar and is passed
-        over. With `now`, UTC ns, bars are judged against a clock too, else against each other.
+        over. With `now`, UTC ns, bars are judged against a clock too, else against each other. Of
+        rows that are not `ready`, in their warm-up as a stream says, only the times are looked at.
 
         Raises:
             DataError: when a symbol is not watched, or the rows are of another width.
@@ -155,6 +158,8 @@ class Monitor:
         sound = rows.shape == (len(places), len(self._names)) and closes.shape == which.shape
         if not sound or -1 in places:
             raise _refused(self.symbols, symbols, closes, rows, len(self._names))
+        if ready is not None:
+            which = np.where(ready, which, -1 - which)
         flags = self._watch(rows, which, closes, symbols, self._watched)
         if now is not None:
             flags += self._against(now, symbols, closes)
@@ -173,6 +178,8 @@ class Monitor:
         count = len(rows)
         kept = self._scalars[[NEWEST, SIDE, GRID]]
         self._scalars[[NEWEST, SIDE, GRID]] = np.iinfo(np.int64).max, -1, 0
+        # Windows one after another are as much alike as rows are.
+        mixed = np.mean(np.diff(closes) < 0) > 0.2
         watched = self._tables(  # each of its rows is a symbol of its own
             np.zeros((count, HOURS + 3)),
             np.full(rows.shape, np.nan, np.float32),
@@ -183,7 +190,8 @@ class Monitor:
         self._scalars[[NEWEST, SIDE, GRID]] = kept
         seen = int(self._scalars[SEEN])
         if count:
-            still = (rows == rows[0]).all(0) & (self.expected.table[RUN] > 0)
+            longest = self.expected.table[RUN]
+            still = (rows == rows[0]).all(0) & (longest > 0) & (mixed | (count > longest))
             varies = np.maximum(self._zeros, 0.5) ** count < 1e-6
             for j in np.flatnonzero(still & varies).tolist():
                 text = "a value that varies between windows"
@@ -353,7 +361,8 @@ class Monitor:
         """Flags of bars ahead of a clock, and of symbols whose bars are late by it."""
         seen = int(self._scalars[SEEN])
         found = self._watched[-1]
-        count = late(self._known, self._seasons, now, 0, found, 0, seen)
+        first = int(self._scalars[FIRST])
+        count = late(self._known, self._seasons, first, now, 0, found, 0, seen)
         times = np.full(max(len(closes), 1), now)
         flags = list(self._flags(found[:count], times, symbols or self.symbols[:1]))
         allowed = now + int(AHEAD * self.expected.bar)

@@ -17,16 +17,17 @@ EDGES = 9  # between groups of a tenth of the train rows each
 GROUPS = EDGES + 1
 # Rows of the table of features: what is far too low, too low, too high, far too high; the
 # longest run of one value; whether runs count in a flat position; the least magnitude that is told
-# from smaller ones, in bits; the edges of the groups.
-FAR_LOW, LOW, HIGH, FAR_HIGH, RUN, FLAT, FLOOR, EDGE = range(8)
+# from smaller ones, in bits; whether it may be missing; the edges of the groups.
+FAR_LOW, LOW, HIGH, FAR_HIGH, RUN, FLAT, FLOOR, HOLE, EDGE = range(9)
 # Columns of the sums over the last rows: groups, then magnitudes in bits, and how many are not 0.
 LEVEL, LEVELS = GROUPS, GROUPS + 1
 # What a finding says: kind, row, feature, value, whether it is severe, and rows seen before.
 # Kinds count like `KINDS` of flags.
 NOT_FINITE, RANGE, UNIT, DEAD, DRIFT, STALE, SKEW = range(7)
 FOUND = 6
-# Scalars: rows seen, newest close, position.side's column or -1, length of the grid or 0, its phase
-SEEN, NEWEST, SIDE, GRID, PHASE = range(5)
+# Scalars: rows seen, first and newest close, position.side's column or -1, length of the grid or 0,
+# its phase.
+SEEN, FIRST, NEWEST, SIDE, GRID, PHASE = range(6)
 HOURS = 168
 LARGEST = 3.4028235e38  # of float32
 _HOUR = 3_600_000_000_000
@@ -92,15 +93,17 @@ def watch(
     """Takes rows [n, F] in from `start` on; the row it stopped before, and how much it found.
 
     It stops, and says so, where `check` rows more have been seen, and where `found` [n, 6] may not
-    hold the next. A row whose close is not after the last of its symbol is none. `known` [S, 2]
-    holds the last close of each symbol and whether it is stale.
+    hold the next. A row whose close is not after the last of its symbol is none. `which` is the
+    place of its symbol, or -1 less that if the row itself is not to be judged. `known` [S, 2] holds
+    the last close of each symbol and whether it is stale.
     """
     width, symbols, bits = rows.shape[1], known.shape[0], rows.view(np.int32)
     n, side = 0, scalars[SIDE]
     for i in range(start, rows.shape[0]):
         if n + 2 * width + symbols + 2 > found.shape[0]:
             return i, n, False
-        s, close = which[i], closes[i]
+        judged = which[i] >= 0
+        s, close = which[i] if judged else -1 - which[i], closes[i]
         before = known[s, 0]
         if close <= before:
             continue
@@ -124,7 +127,11 @@ def watch(
         known[s, 0], known[s, 1] = close, 0
         if close > scalars[NEWEST]:
             scalars[NEWEST] = close
-            n = late(known, seasons, close, i, found, n, scalars[SEEN])
+            if scalars[FIRST] < 0:
+                scalars[FIRST] = close
+            n = late(known, seasons, scalars[FIRST], close, i, found, n, scalars[SEEN])
+        if not judged:
+            continue
         # --- its features
         flat = side >= 0 and rows[i, side] == 0.0
         at, level_at = scalars[SEEN] % groups.shape[0], scalars[SEEN] % levels.shape[0]
@@ -133,7 +140,9 @@ def watch(
         for j in range(width):
             v = row[j]
             if not (table[LOW, j] <= v <= table[HIGH, j] and abs(v) <= LARGEST):
-                if not abs(v) <= LARGEST:
+                if v != v and table[HOLE, j] > 0.0:
+                    pass
+                elif not abs(v) <= LARGEST:
                     n = _note(found, n, scalars[SEEN], NOT_FINITE, i, j, v, 1.0)
                 else:
                     far = v < table[FAR_LOW, j] or v > table[FAR_HIGH, j]
@@ -166,11 +175,17 @@ def watch(
 
 
 @jit
-def late(known: I8, seasons: F8, now: int, row: int, found: F8, n: int, seen: int) -> int:
-    """Notes each symbol that should have had more bars by now, once until its next one."""
+def late(
+    known: I8, seasons: F8, first: int, now: int, row: int, found: F8, n: int, seen: int
+) -> int:
+    """Notes each symbol that should have had more bars by now, once until its next one.
+
+    One that had none is waited for since the `first` close of any.
+    """
     for s in range(known.shape[0]):
-        if known[s, 0] >= 0 and known[s, 0] < now and not known[s, 1]:
-            missed = expected_bars(seasons, s, known[s, 0], now) - 1.0
+        since = known[s, 0] if known[s, 0] >= 0 else first
+        if since >= 0 and since < now and not known[s, 1]:
+            missed = expected_bars(seasons, s, since, now) - 1.0
             if missed > seasons[s, HOURS + 1]:
                 known[s, 1] = 1
                 far = 1.0 * (missed > seasons[s, HOURS + 2])

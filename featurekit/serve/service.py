@@ -426,12 +426,12 @@ class Service:
         return made
 
     def _watch(self, made: Sequence[tuple[int, Kept]]) -> tuple[Flag, ...]:
-        ready = [(at, kept) for at, kept in made if kept.ready]
-        if not ready:
+        if not made:
             return ()
-        symbols = [self.stream.symbols[at] for at, _ in ready]
-        rows = np.stack([kept.row for _, kept in ready])
-        flags = self.monitor.watch(symbols, [kept.close for _, kept in ready], rows)
+        symbols = [self.stream.symbols[at] for at, _ in made]
+        closes, rows = [kept.close for _, kept in made], np.stack([kept.row for _, kept in made])
+        ready = [kept.ready for _, kept in made]
+        flags = self.monitor.watch(symbols, closes, rows, ready=None if all(ready) else ready)
         self._keep(flags)
         return flags
 
