@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -47,6 +47,8 @@ class Replay:
     """
 
     rows: int
+    symbols: int
+    of_symbols: int
     features: int
     differing: dict[str, int]
     differing_rows: int
@@ -99,7 +101,9 @@ def replay(
     pipeline = _of(dataset, bars, fills)
     live = _checked(feed, pipeline)
     with tempfile.TemporaryDirectory(prefix="featurekit-") as scratch:
-        data = ingest(pipeline, Path(scratch), on_bad="fail", tell=tell)
+        aside = any((dataset.generation / "quarantine").glob("*.parquet"))
+        on_bad: Literal["fail", "quarantine"] = "quarantine" if aside else "fail"  # as it was built
+        data = ingest(pipeline, Path(scratch), on_bad=on_bad, tell=tell)
         wanted = live["symbol"].unique().to_list()
         mine = data.bars.filter(pl.col("symbol").cast(pl.String).is_in(wanted))
         if pipeline.account.scope == "portfolio":
@@ -107,7 +111,7 @@ def replay(
         tell("computing again", 0, 1)
         batch = pipeline.transform(mine, data.fills)
         tell("computing again", 1, 1)
-    return _compared(live, batch, pipeline)
+    return _compared(live, batch, pipeline, len(dataset.symbols))
 
 
 def _of(dataset: Dataset, bars: str | Path | None, fills: str | Path | None) -> Pipeline:
@@ -172,9 +176,19 @@ def _checked(feed: pl.DataFrame, pipeline: Pipeline) -> pl.DataFrame:
     time = pl.col("time") if zone else pl.col("time").dt.replace_time_zone("UTC")
     live = feed.select(
         pl.col("symbol").cast(pl.String),
-        time.dt.convert_time_zone("UTC").cast(pl.Datetime("ns", "UTC")),
+        time.dt.convert_time_zone("UTC").cast(pl.Datetime("ns", "UTC"), strict=False),
         *pipeline.columns,
     )
+    none = live.filter(pl.any_horizontal(pl.col(KEYS).is_null()))
+    if none.height:
+        raise DataError(
+            Problem(
+                "rows of the feed have no symbol, or no time that ns can count",
+                expected="the symbol and the stamp of a bar in every row",
+                got=f"{none.height} rows without",
+                fix='feed.drop_nulls(["symbol", "time"])   # or find out what they were',
+            )
+        )
     twice = live.filter(pl.struct(KEYS).is_duplicated())
     if twice.height:
         raise DataError(
@@ -189,7 +203,9 @@ def _checked(feed: pl.DataFrame, pipeline: Pipeline) -> pl.DataFrame:
     return live
 
 
-def _compared(live: pl.DataFrame, batch: pl.DataFrame, pipeline: Pipeline) -> Replay:
+def _compared(
+    live: pl.DataFrame, batch: pl.DataFrame, pipeline: Pipeline, of_symbols: int
+) -> Replay:
     names = pipeline.columns
     keys = live.select(KEYS)
     symbol, row = pl.col("symbol").cast(pl.String), pl.int_range(pl.len()).alias("row")
@@ -225,6 +241,8 @@ def _compared(live: pl.DataFrame, batch: pl.DataFrame, pipeline: Pipeline) -> Re
         why = _why({blocks[name] for name in differing}, set(blocks.values()), first, earliest)
     return Replay(
         rows=len(a),
+        symbols=live["symbol"].n_unique(),
+        of_symbols=of_symbols,
         features=len(names),
         differing=differing,
         differing_rows=int(differ.any(1).sum()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,10 +13,13 @@ import pytest
 from click.testing import CliRunner
 
 import featurekit as fk
+from featurekit.build import build
 from featurekit.cli import main
 from featurekit.errors import DataError
 from featurekit.ingest import ingest
 from featurekit.replay import replay
+
+from .test_rebuild import bars_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,12 +130,40 @@ def test_a_stream_that_was_not_warm_or_lacked_fills_is_told_so(demo: Any) -> Non
         (lambda f: f.with_columns(time=pl.lit("soon")), "no times"),
         (lambda f: f[:0], "no rows"),
         (lambda f: pl.concat([f, f[3:4]]), "two rows of one bar"),
+        (
+            lambda f: f.with_columns(time=pl.when(pl.int_range(pl.len()) != 4).then("time")),
+            "no symbol, or no time",
+        ),
+        (lambda f: f.with_columns(time=pl.lit(datetime(3000, 1, 1))), "no symbol, or no time"),
     ],
 )
 def test_a_feed_that_cannot_be_compared_is_refused(demo: Any, spoil: Any, what: str) -> None:  # noqa: ANN401
     dataset, _, _, feed = demo
     with pytest.raises(DataError, match=what):
         replay(dataset, spoil(feed))
+
+
+def test_a_dataset_with_bars_set_aside_is_replayed_and_checked(tmp_path: Path) -> None:
+    frames = [bars_of(symbol, 1_000) for symbol in ("AUD", "EUR")]
+    high = pl.when(pl.int_range(pl.len()) == 500).then(0.001).otherwise("high")
+    pl.concat([frames[0].with_columns(high=high), frames[1]]).write_parquet(
+        tmp_path / "bars.parquet"
+    )
+    (tmp_path / "p.yaml").write_text(
+        f"name: aside\nbars: {{path: {tmp_path / 'bars.parquet'}, bar: 1h, timezone: UTC}}\n"
+        "blocks: [market: {}]\n"
+    )
+    pipeline = fk.Pipeline.from_yaml(tmp_path / "p.yaml")
+    dataset = build(pipeline, out=tmp_path / "out", on_bad="quarantine").dataset
+    rows = dataset.to_polars().select(pl.col("symbol").cast(pl.String), "time", *dataset.names)
+    rows.filter(symbol="AUD").write_parquet(tmp_path / "feed.parquet")
+    run = CliRunner().invoke
+    done = run(main, ["replay", str(dataset.path), str(tmp_path / "feed.parquet")])
+    assert done.exit_code == 0, done.output
+    assert "of 1 of 2 symbols" in done.stdout
+    arguments = ["check", str(tmp_path / "p.yaml"), "--only", "causality"]
+    assert run(main, arguments).exit_code == 2
+    assert run(main, [*arguments, "--on-bad", "quarantine"]).exit_code == 0
 
 
 def test_the_command_says_it_in_words_and_in_json(demo: Any, tmp_path: Path) -> None:  # noqa: ANN401

@@ -6,7 +6,7 @@ import importlib
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 from rich.console import Console
@@ -27,10 +27,22 @@ if TYPE_CHECKING:
     metavar="MODULE:FUNCTION",
     help="What computes your own columns from bars: it is proved with the pipeline.",
 )
+@click.option(
+    "--on-bad",
+    type=click.Choice(["fail", "quarantine"]),
+    default="fail",
+    show_default=True,
+    help="What becomes of rows that break the schema, as in build.",
+)
 @click.option("--thorough", is_flag=True, help="All symbols and rows, and more cuts.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
-    pipeline: Path, only: str | None, prepare: str | None, thorough: bool, as_json: bool
+    pipeline: Path,
+    only: str | None,
+    prepare: str | None,
+    on_bad: Literal["fail", "quarantine"],
+    thorough: bool,
+    as_json: bool,
 ) -> None:
     """Proves that no column sees the future, each forgets in time, and all paths agree.
 
@@ -50,7 +62,7 @@ def command(
         progress(console) as tell,
         tempfile.TemporaryDirectory(prefix="featurekit-check-") as scratch,
     ):
-        data = ingest(parsed, Path(scratch), on_bad="fail", tell=tell)
+        data = ingest(parsed, Path(scratch), on_bad=on_bad, tell=tell)
         checks = check(
             parsed,
             data.bars,

@@ -74,6 +74,8 @@ def _print(found: Replay, feed: Path) -> None:
     console = Console(highlight=False)
     verdict = ("same", "bold green") if found.same else ("different", "bold red")
     compared = f"  {feed}: {found.rows:,} rows x {found.features} features"
+    if found.symbols < found.of_symbols:
+        compared += f", of {found.symbols} of {found.of_symbols} symbols"
     console.print(Text.assemble(verdict, compared), soft_wrap=True)
     if found.first is not None:
         first = found.first
