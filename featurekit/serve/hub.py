@@ -76,11 +76,7 @@ class Hub:
         return await self._ask(what)
 
     async def stop(self) -> None:
-        """Answers what stands in line, saves everything and lets the state directory go.
-
-        Raises:
-            OSError: when it cannot be saved; a restart then goes through the journal.
-        """
+        """Answers what stands in line, saves everything and lets the state directory go."""
         if self.state == "ok":
             self.state = "stopping"
             await self._line.join()
@@ -91,6 +87,11 @@ class Hub:
             if self.state == "stopping":
                 await self._to_disk(self.journal.rotate, self.service.snapshot())
                 self.saved = True
+        except OSError as error:
+            sys.stderr.write(
+                f"featurekit: the state was not saved: {error}\n"
+                f"  Fix: start it again: it goes through what is in {self.journal.folder}\n"
+            )
         finally:
             self._disk.shutdown()
             self.journal.close()
@@ -156,7 +157,7 @@ class Hub:
             await self._to_disk(self.journal.append, b"[" + b",".join(records) + b"]")
             if self.journal.size > JOURNAL:
                 await self._to_disk(self.journal.rotate, self.service.snapshot())
-        except OSError as error:
+        except Exception as error:  # a disk that is full, most of all
             self._fail(error)
 
     async def _to_disk(self, write: Callable[[bytes], None], data: bytes) -> None:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from featurekit.canonical import BARS, FILLS, FILLS_OPTIONAL, TEXT
-from featurekit.errors import ConfigError, DataError, Problem
+from featurekit.errors import ConfigError, DataError, FeaturekitError, Problem
 from featurekit.ingest import BARS_SCHEMA, FILLS_SCHEMA
 from featurekit.inputs import columns_of_bars
 from featurekit.monitor import Monitor
@@ -133,14 +133,14 @@ class Service:
         fills = [] if known else fills
         groups = self._groups(new)
         self._check(groups)
-        if fills:
-            self._take_fills(fills)
         name = message.id if fills else None
         flags: tuple[Flag, ...] = ()
         rows = {
             (at, kept.close): self._told(at, kept, message.output, message.scaled, repeated=True)
             for (at, _), kept in found.items()
         }
+        if fills:
+            self._take_fills(fills)
         if new or fills:
             try:
                 if name is not None:
@@ -401,7 +401,12 @@ class Service:
     def _take_fills(self, fills: list[dict[str, Any]]) -> None:
         frame = _frame_of_fills(fills)
         refuse(validate(frame, FILLS_SCHEMA), "the fills")
-        self.stream.fill(frame)
+        try:
+            self.stream.fill(frame)
+        except FeaturekitError:  # of which it took none
+            raise
+        except Exception as error:
+            raise BrokenError from error
 
     def _apply(
         self, groups: Sequence[tuple[list[Asked], pl.DataFrame | None]]
