@@ -17,7 +17,7 @@ def stability_index(past: NDArray[Any], present: NDArray[Any]) -> F8:
 
     Example:
         >>> stability_index(np.array([50, 50]), np.array([[50, 50], [90, 10]])).round(2)
-        array([0.  , 0.86])
+        array([0.  , 0.85])
     """
     p, q = (np.asarray(counts, np.float64) + 0.5 for counts in (past, present))
     p, q = p / p.sum(-1, keepdims=True), q / q.sum(-1, keepdims=True)

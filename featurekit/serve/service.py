@@ -10,20 +10,17 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import polars as pl
 import torch
-import xxhash
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from featurekit.canonical import BARS, FILLS, FILLS_OPTIONAL, TEXT
-from featurekit.errors import ConfigError, DataError, FeaturekitError, Problem
-from featurekit.ingest import BARS_SCHEMA, FILLS_SCHEMA
-from featurekit.inputs import columns_of_bars
+from featurekit.errors import ConfigError, FeaturekitError, Problem
+from featurekit.ingest import FILLS_SCHEMA
 from featurekit.monitor import Monitor
 from featurekit.pipeline import Pipeline
 from featurekit.schema import validate
-from featurekit.serve.messages import MOST_PROBLEMS, RefusedError, nanoseconds, time_text
+from featurekit.serve.messages import MOST_PROBLEMS, RefusedError, time_text
+from featurekit.serve.reader import Asked, Reader, digest_of, fills_of, frame_of
 from featurekit.serve.recent import Kept, Recent
 from featurekit.stream import Stream
 from featurekit.timeline import duration
@@ -32,12 +29,13 @@ from featurekit.violations import refuse
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import polars as pl
     from numpy.typing import NDArray
 
     from featurekit.dataset import Dataset
     from featurekit.monitor import Flag
     from featurekit.nn import TemporalEncoder
-    from featurekit.serve.messages import Fill, Message, Output
+    from featurekit.serve.messages import Message, Output
 
 FORMAT = 1
 LEAST_KEPT = 32  # rows of a symbol: what a client that lost the connection may send again
@@ -47,16 +45,6 @@ MOST_FLAGS = 50  # that the page shows
 
 class BrokenError(Exception):
     """Memory and disk may differ: only a restart makes them one again."""
-
-
-class Asked(NamedTuple):
-    """A bar of a message: place of its symbol, stamp, close, digest and values."""
-
-    at: int
-    stamp: int
-    close: int
-    digest: int
-    values: dict[str, Any]
 
 
 class Taken(NamedTuple):
@@ -93,16 +81,11 @@ class Service:
         self.pipeline = stream.pipeline
         self.monitor = Monitor(dataset, symbols=stream.symbols)
         self.flags: list[Flag] = []  # the newest, for the page
-        self._places = {symbol: at for at, symbol in enumerate(stream.symbols)}
+        self._reader = Reader(self.pipeline, stream.symbols)
         kept = window + LEAST_KEPT
         self._recent = Recent(len(stream.symbols), kept, len(self.pipeline.columns))
         self._ids: OrderedDict[str, int] = OrderedDict()
         self._gap = duration(self.pipeline.segments.max_gap)
-        self._names = columns_of_bars(self.pipeline.program.inputs)
-        self._others = [name for name in self._names if name not in BARS]
-        schema = self.pipeline.bars.schema if self.pipeline.bars is not None else None
-        # Then bars are as `push` takes them, one after another.
-        self._plain = self.pipeline.account.scope == "symbol" and schema in (None, BARS_SCHEMA)
         self._compile()
 
     def _compile(self) -> None:
@@ -127,11 +110,11 @@ class Service:
             BrokenError: when it cannot be said what was taken.
         """
         self.check_output(message.output, message.scaled)
-        asked, fills = self._asked(message), _fills(message.fills)
+        asked, fills = self._reader.bars(message), fills_of(message.fills)
         known, digest = self._known(message)
         new, found = self._new(asked)
         fills = [] if known else fills
-        groups = self._groups(new)
+        groups = self._reader.groups(new)
         self._check(groups)
         name = message.id if fills else None
         flags: tuple[Flag, ...] = ()
@@ -167,11 +150,11 @@ class Service:
         count = 0
         for told in json.loads(record):
             if told["fills"]:
-                self.stream.fill(_frame_of_fills(told["fills"]))
+                self.stream.fill(frame_of(told["fills"]))
             if told["id"] is not None:
                 self._remember(told["id"], told["of"])
             bars = [Asked(*one) for one in told["bars"]]
-            count += len(self._apply(self._groups(bars)))
+            count += len(self._apply(self._reader.groups(bars)))
         return count
 
     def check_output(self, output: Output, scaled: bool) -> None:
@@ -216,9 +199,9 @@ class Service:
             ConfigError: as `take`.
         """
         self.check_output(output, scaled)
-        at = self._places.get(symbol)
+        at = self._reader.places.get(symbol)
         if at is None:
-            raise RefusedError(404, self._unknown(symbol))
+            raise RefusedError(404, self._reader.unknown(symbol))
         kept = self._recent.last(at)
         if kept is None:
             raise RefusedError(
@@ -297,56 +280,6 @@ class Service:
 
     # --- its parts -----------------------------------------------------------------------------
 
-    def _asked(self, message: Message) -> list[Asked]:
-        """The bars of a message by number.
-
-        Raises:
-            RefusedError: when a symbol is unknown.
-            DataError: when a time is none, or what a block reads is no number.
-        """
-        problems: list[Problem] = []
-        unknown = {bar.symbol: None for bar in message.bars if bar.symbol not in self._places}
-        unknown |= {
-            fill.symbol: None
-            for fill in message.fills
-            if fill.symbol is not None and fill.symbol not in self._places
-        }
-        if unknown:
-            raise RefusedError(404, *map(self._unknown, list(unknown)[:MOST_PROBLEMS]))
-        asked = []
-        for number, bar in enumerate(message.bars):
-            try:
-                stamp = nanoseconds(bar.time, f"bars[{number}].time")
-            except DataError as error:
-                problems += error.problems
-                continue
-            values = {
-                "open": bar.open,
-                "high": bar.high,
-                "low": bar.low,
-                "close": bar.close,
-                "volume": bar.volume,
-                **(bar.__pydantic_extra__ or {}),
-            }
-            close = int(self.pipeline.closes_of(np.array([stamp]))[0])
-            problems += [
-                Problem(
-                    f"{name} is no number",
-                    where=f"bars[{number}].{name}",
-                    expected="a number, or null where the schema allows it",
-                    got=ascii(values[name])[:80],
-                    fix=f'"{name}": 0.0',
-                )
-                for name in self._others
-                if isinstance(values.get(name), str | bool)
-            ]
-            asked.append(
-                Asked(self._places[bar.symbol], stamp, close, _digest([stamp, values]), values)
-            )
-        if problems:
-            raise DataError(*problems[:MOST_PROBLEMS])
-        return asked
-
     def _new(self, asked: Sequence[Asked]) -> tuple[list[Asked], dict[tuple[int, int], Kept]]:
         """Bars that are to be taken, by time, and the rows of those that were there already.
 
@@ -376,18 +309,6 @@ class Service:
             raise RefusedError(409, *problems[:MOST_PROBLEMS])
         return sorted(new.values(), key=lambda one: (one.close, one.at)), found
 
-    def _groups(self, bars: Sequence[Asked]) -> list[tuple[list[Asked], pl.DataFrame | None]]:
-        """Bars in order of time as the stream takes them: by number, or in frames.
-
-        Bars of a portfolio that close together come together.
-        """
-        if self._plain and all(_is_sound(one.values, self._others) for one in bars):
-            return [([one], None) for one in bars]
-        groups: dict[int, list[Asked]] = {}
-        for one in bars:
-            groups.setdefault(one.close, []).append(one)
-        return [(group, self._frame(group)) for group in groups.values()]
-
     def _check(self, groups: Sequence[tuple[list[Asked], pl.DataFrame | None]]) -> None:
         """Refuses bars that the stream would refuse.
 
@@ -399,7 +320,7 @@ class Service:
                 self.stream.check(frame)
 
     def _take_fills(self, fills: list[dict[str, Any]]) -> None:
-        frame = _frame_of_fills(fills)
+        frame = frame_of(fills)
         refuse(validate(frame, FILLS_SCHEMA), "the fills")
         try:
             self.stream.fill(frame)
@@ -416,7 +337,7 @@ class Service:
         for bars, frame in groups:
             if frame is None:
                 (one,) = bars
-                values = {name: one.values[name] for name in self._names}
+                values = {name: one.values[name] for name in self._reader.names}
                 rows = [self.stream.push(self.stream.symbols[one.at], one.stamp, **values)]
             else:
                 table = self.stream.update(frame)
@@ -474,15 +395,6 @@ class Service:
             vector: NDArray[np.float32] = self.encoder(torch.from_numpy(window)[None])[0].numpy()
         return vector
 
-    def _frame(self, bars: Sequence[Asked]) -> pl.DataFrame:
-        """Canonical bars; what some of them lack is null."""
-        names = dict.fromkeys(name for one in bars for name in one.values)
-        stamps = pl.Series("time", [one.stamp for one in bars]).cast(pl.Datetime("ns", "UTC"))
-        columns = {name: [one.values.get(name) for one in bars] for name in names}
-        symbols = [self.stream.symbols[one.at] for one in bars]
-        frame = pl.DataFrame({"symbol": symbols, "time": stamps, **columns}, strict=False)
-        return frame.with_columns(pl.col(pl.Null).cast(pl.Float64))
-
     def _remember(self, name: str, digest: int) -> None:
         self._ids[name] = digest
         if len(self._ids) > MOST_IDS:
@@ -507,7 +419,7 @@ class Service:
                     ),
                 )
             return False, 0
-        digest = _digest(message.model_dump(include={"bars", "fills"}))
+        digest = digest_of(message.model_dump(include={"bars", "fills"}))
         before = self._ids.get(message.id)
         if before is not None and before != digest:
             raise RefusedError(
@@ -521,14 +433,6 @@ class Service:
                 ),
             )
         return before is not None, digest
-
-    def _unknown(self, symbol: str) -> Problem:
-        return Problem(
-            "there is no such symbol",
-            where=ascii(symbol)[:80],
-            expected=", ".join(self.stream.symbols[:5]),
-            fix="GET /symbols   # those that the state began with; --state ANOTHER for new ones",
-        )
 
     def _late(self, bar: Asked, last: int, changed: bool) -> Problem:
         symbol = self.stream.symbols[bar.at]
@@ -553,9 +457,9 @@ class Service:
         closes = self.stream.closes
         last = {segment.symbol: segment for segment in dataset.manifest.segments}
         for symbol, segment in last.items():
-            if symbol not in self._places:
+            if symbol not in self._reader.places:
                 continue
-            at, count = self._places[symbol], min(segment.rows, self._recent.rows.shape[1])
+            at, count = self._reader.places[symbol], min(segment.rows, self._recent.rows.shape[1])
             stop = segment.start + segment.rows
             rows = dataset.read(stop - count, stop)
             ends = self.pipeline.closes_of(rows.time)
@@ -563,55 +467,6 @@ class Service:
                 continue
             for k, (stamp, close) in enumerate(zip(rows.time.tolist(), ends.tolist(), strict=True)):
                 self._recent.put(at, Kept(stamp, close, 0, True, k > 0, rows.features[k]))
-
-
-def _is_sound(values: dict[str, Any], others: Sequence[str]) -> bool:
-    """Whether a bar plainly keeps the usual schema; if not, the stream says what is wrong."""
-    low, high = values["low"], values["high"]
-    try:
-        return (
-            0.0 < low <= values["open"] <= high
-            and low <= values["close"] <= high
-            and values["volume"] >= 0.0
-            and all(abs(values[name]) < np.inf for name in others)
-        )
-    except (KeyError, TypeError):
-        return False
-
-
-def _digest(values: object) -> int:
-    return xxhash.xxh3_64_intdigest(json.dumps(values, sort_keys=True).encode())
-
-
-def _fills(fills: Sequence[Fill]) -> list[dict[str, Any]]:
-    """Fills as plain data, with times in UTC ns.
-
-    Raises:
-        DataError: when a time is none.
-    """
-    problems: list[Problem] = []
-    told = []
-    for number, fill in enumerate(fills):
-        try:
-            time = nanoseconds(fill.time, f"fills[{number}].time")
-        except DataError as error:
-            problems += error.problems
-            continue
-        told.append({**fill.model_dump(), "time": time})
-    if problems:
-        raise DataError(*problems[:MOST_PROBLEMS])
-    return told
-
-
-def _frame_of_fills(fills: Sequence[dict[str, Any]]) -> pl.DataFrame:
-    kinds: dict[str, pl.DataType] = {
-        name: pl.String() if name in TEXT else pl.Float64() for name in (*FILLS, *FILLS_OPTIONAL)
-    }
-    kinds["time"] = pl.Int64()
-    frame = pl.DataFrame(fills, schema=kinds).with_columns(
-        pl.col("time").cast(pl.Datetime("ns", "UTC"))
-    )
-    return frame.drop(name for name in FILLS_OPTIONAL if frame[name].null_count() == frame.height)
 
 
 def _check_encoder(encoder: TemporalEncoder, columns: Sequence[str], window: int) -> None:
