@@ -18,7 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 import featurekit as fk
 from featurekit.block import block
 from featurekit.errors import DataError
+from featurekit.monitor.expected import mean_level
 from featurekit.monitor.flag import KINDS
+from featurekit.monitor.watch import means
 from featurekit.psi import chance_index, stability_index
 
 if TYPE_CHECKING:
@@ -434,6 +436,16 @@ def test_the_index_is_that_of_the_textbook() -> None:
     """Siddiqi 2006, by hand: shares .5 .3 .2 against .4 .3 .3: .1 ln 1.25 + .1 ln 1.5 = .0629."""
     past, present = np.array([50, 30, 20]) * 10**6, np.array([40, 30, 30]) * 10**6
     assert stability_index(past, present) == pytest.approx(0.0629, abs=1e-4)
+
+
+def test_the_quick_way_says_what_the_index_says() -> None:
+    rng = np.random.default_rng(6)
+    shares, sums = rng.integers(0, 500, (40, 10)), rng.integers(0, 300, (40, 12))
+    sums[:3, 11], sums[3, :10] = 0, 0
+    psi, level = np.empty((2, 40))
+    means(sums, shares, psi, level)
+    np.testing.assert_allclose(psi, stability_index(shares, sums[:, :10]), rtol=1e-9)
+    np.testing.assert_array_equal(level, mean_level(sums))
 
 
 def test_chance_alone_exceeds_its_index_as_often_as_is_said() -> None:

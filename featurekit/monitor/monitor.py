@@ -13,7 +13,7 @@ import numpy as np
 
 from featurekit.errors import DataError, Problem
 from featurekit.monitor.expected import SIDE as SIDE_COLUMN
-from featurekit.monitor.expected import learn, mean_level, unknown_season
+from featurekit.monitor.expected import learn, unknown_season
 from featurekit.monitor.exposition import exposition
 from featurekit.monitor.flag import KINDS, Flag, time_text
 from featurekit.monitor.watch import (
@@ -37,10 +37,10 @@ from featurekit.monitor.watch import (
     STALE,
     UNIT,
     late,
+    means,
     watch,
 )
 from featurekit.pipeline import Pipeline
-from featurekit.psi import stability_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -120,7 +120,9 @@ class Monitor:
         self._watched = self._tables(self._seasons, self._last, self._runs, self._known)
         none = np.empty((0, width), np.float32)
         watch(none, np.empty(0, np.int64), np.empty(0, np.int64), 0, *self._watched)  # compiled
+        means(self._sums, expected.shares, *np.empty((2, width)))
         self._which, self._close = np.zeros(1, np.int64), np.zeros(1, np.int64)
+        self._shape = (1, width)
         self._lasts: dict[tuple[str, str], str] = {}  # severity of what lasts
         self._recent: deque[Flag] = deque()
         self.flags: Counter[tuple[str, str]] = Counter()  # by kind and severity
@@ -152,10 +154,10 @@ class Monitor:
         if len(places) == len(closes) == 1:  # most calls: what was made once is quicker
             which, times = self._which, self._close
             which[0], times[0] = places[0], closes[0]
-            closes = times
+            closes, sound = times, rows.shape == self._shape
         else:
             which, closes = np.array(places, np.int64), np.asarray(closes, np.int64)
-        sound = rows.shape == (len(places), len(self._names)) and closes.shape == which.shape
+            sound = rows.shape == (len(places), self._shape[1]) and closes.shape == which.shape
         if not sound or -1 in places:
             raise _refused(self.symbols, symbols, closes, rows, len(self._names))
         if ready is not None:
@@ -163,7 +165,7 @@ class Monitor:
         flags = self._watch(rows, which, closes, symbols, self._watched)
         if now is not None:
             flags += self._against(now, symbols, closes)
-        return self._told(flags)
+        return self._told(flags) if flags else ()
 
     def observe(self, batch: Batch) -> tuple[Flag, ...]:
         """Takes the last row of each window of a batch in, in natural units.
@@ -312,8 +314,10 @@ class Monitor:
     def _lasting(self, close: int) -> Iterable[Flag]:
         """Drift and units over the last rows: flags of what has begun or become worse."""
         expected, seen = self.expected, int(self._scalars[SEEN])
+        psi, level = np.empty((2, len(self._names)))
+        means(self._sums, expected.shares, psi, level)
         if seen >= expected.window:
-            self.psi = stability_index(expected.shares, self._sums[:, :GROUPS])
+            self.psi = psi
             warn, fail = expected.drift
             for j in self._begun("drift", self.psi, warn, fail):
                 severity = self._lasts["drift", self._names[j]]
@@ -321,7 +325,6 @@ class Monitor:
                 yield self._flag(seen, DRIFT, severity, "", j, close, self.psi[j], text)
         if seen >= expected.short:
             usual, least, most = expected.level
-            level = mean_level(self._sums)
             beyond = np.maximum(least - level, level - most) / OCTAVE
             for j in self._begun("unit change", beyond, UNIT_WARN, UNIT_FAIL):
                 severity = self._lasts["unit change", self._names[j]]
@@ -397,8 +400,6 @@ class Monitor:
         )
 
     def _told(self, flags: list[Flag]) -> tuple[Flag, ...]:
-        if not flags:
-            return ()
         for flag in flags:
             self.flags[flag.kind, flag.severity] += 1
             if flag.feature:

@@ -218,6 +218,24 @@ def count_groups(rows: F4, table: F4) -> I8:
 
 
 @jit
+def means(sums: I8, shares: I8, psi: F8, level: F8) -> None:
+    """What `stability_index` and `mean_level` say of sums [F, G + 2] of the last rows: `[F]` each.
+
+    They take thirty steps of numpy, which cost as much as a hundred rows.
+    """
+    for j in range(sums.shape[0]):
+        rows, all_rows = sums[j, :GROUPS].sum(), shares[j].sum()
+        index = 0.0
+        for k in range(GROUPS):
+            p = (shares[j, k] + 0.5) / (all_rows + 0.5 * GROUPS)
+            q = (sums[j, k] + 0.5) / (rows + 0.5 * GROUPS)
+            index += (q - p) * np.log(q / p)
+        psi[j] = index
+        held = sums[j, LEVELS]
+        level[j] = sums[j, LEVEL] / held if 10 * held >= max(rows, 1) else np.nan
+
+
+@jit
 def longest_runs(rows: F4, longest: I8) -> None:
     """Raises `longest` [F] to the most rows in a row that repeat the value before."""
     for j in range(rows.shape[1]):
