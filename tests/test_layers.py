@@ -32,6 +32,7 @@ LAYERS = [
     "profile",
     "sample",
     "cells",
+    "markup",
     "violations",
     "schema",
     "samples",

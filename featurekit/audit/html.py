@@ -6,16 +6,13 @@ here; report.js draws the rest from the document, which the page carries as JSON
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
 import math
-import re
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from featurekit.audit.packing import embedded, listed, redacted, rounded
+from featurekit.markup import escaped, filled, source_of
 
 if TYPE_CHECKING:
     from featurekit.audit.packing import Json
@@ -38,8 +35,8 @@ def to_html(document: Json, *, redact: bool = False) -> str:
     verdict = str(document.get("verdict") or "pass")
     parts = {
         # Nothing is fetched, and only these two texts are run: not even from a feature's name.
-        "policy": f"default-src 'none'; img-src data:; script-src {_digest(script)}; "
-        f"style-src {_digest(style)}; base-uri 'none'; form-action 'none'",
+        "policy": f"default-src 'none'; img-src data:; script-src {source_of(script)}; "
+        f"style-src {source_of(style)}; base-uri 'none'; form-action 'none'",
         "style": style,
         "script": script,
         "title": _text(f"{WORDS.get(verdict, verdict)} · {_get(document, 'subject', 'name')}"),
@@ -51,8 +48,7 @@ def to_html(document: Json, *, redact: bool = False) -> str:
         "blocks": _blocks(document),
         "document": embedded(document),
     }
-    # In one pass, so that a placeholder in the data stays what it is.
-    page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset("report.html"))
+    page = filled(_asset("report.html"), parts)
     return page.encode("utf-8", "replace").decode("utf-8")  # half an emoji is no UTF-8
 
 
@@ -60,14 +56,9 @@ def _asset(name: str) -> str:
     return files("featurekit.audit").joinpath("page").joinpath(name).read_text(encoding="utf-8")
 
 
-def _digest(text: str) -> str:
-    digest = hashlib.sha256(text.encode("utf-8")).digest()
-    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
-
-
 def _text(value: object) -> str:
     """Text for an element or a quoted attribute."""
-    return html.escape(EMPTY if value is None else str(value).replace("\0", "�"))
+    return escaped(EMPTY if value is None else value)
 
 
 def _name(name: object) -> str:

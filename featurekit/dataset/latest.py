@@ -32,7 +32,7 @@ def latest(
         DatasetError: when no symbol has so many rows after its last gap.
     """
     check_options(dataset, window, device, scaled, dtype)
-    last = {segment.symbol: segment for segment in dataset.manifest.segments}
+    last = dataset.manifest.last_segments
     starts = [s.start + s.rows - window for s in last.values() if s.rows >= window]
     if not starts:
         longest = max(segment.rows for segment in last.values())

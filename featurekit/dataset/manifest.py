@@ -152,6 +152,11 @@ class Manifest:
         return np.cumsum([0, *rows.values()], dtype=np.int64)
 
     @cached_property
+    def last_segments(self) -> dict[str, Segment]:
+        """The rows of each symbol after its last gap."""
+        return {segment.symbol: segment for segment in self.segments}
+
+    @cached_property
     def extents(self) -> Extents:
         """Where each row lies in the shards; of rows that several hold, in the newest."""
         return extents_of(self.symbols, self.shards)

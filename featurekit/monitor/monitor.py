@@ -200,6 +200,14 @@ class Monitor:
                 flags.append(self._flag(seen, DEAD, "fail", "", j, closes.max(), rows[0, j], text))
         return self._told(flags)
 
+    @property
+    def lasting(self) -> list[dict[str, str]]:
+        """What has begun and is not over: kind, feature and severity."""
+        return [
+            {"kind": kind, "feature": feature, "severity": severity}
+            for (kind, feature), severity in sorted(self._lasts.items())
+        ]
+
     def summary(self) -> dict[str, Any]:
         """What was seen, as plain data: counts of flags in all and over the last rows, and PSI."""
         recent = Counter(flag.kind for flag in self._trimmed())
@@ -213,10 +221,7 @@ class Monitor:
                 "rows": int(min(self._scalars[SEEN], self.expected.window)),
                 "flags": {kind: recent[kind] for kind in KINDS},
             },
-            "lasting": [
-                {"kind": kind, "feature": feature, "severity": severity}
-                for (kind, feature), severity in sorted(self._lasts.items())
-            ],
+            "lasting": self.lasting,
             "features": by_feature,
             "symbols": {
                 symbol: {

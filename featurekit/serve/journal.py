@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
+from featurekit.dataset.staging import sync
 from featurekit.errors import ConfigError, DatasetError, Problem
 
 if TYPE_CHECKING:
@@ -132,9 +133,9 @@ class Journal:
             os.fsync(file)
         finally:
             os.close(file)
-        self._sync_folder()
+        sync(self.folder)
         temporary.rename(path)
-        self._sync_folder()
+        sync(self.folder)
         self.size = 0
         for old in self.folder.iterdir():
             match = _NAME.fullmatch(old.name)
@@ -150,13 +151,6 @@ class Journal:
 
     def _path(self, kind: str) -> Path:
         return self.folder / f"{kind}-{self._number:06d}"
-
-    def _sync_folder(self) -> None:
-        folder = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
     def _hold(self) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Annotated, Any, Literal
 
@@ -191,8 +192,7 @@ def _problem(error: Any) -> Problem:  # noqa: ANN401  # a dictionary of pydantic
 
 def refusal(error: FeaturekitError) -> dict[str, Any]:
     """The problems of an error as plain data."""
-    fields = ("what", "where", "expected", "got", "fix")
-    return {"problems": [{f: getattr(p, f) for f in fields} for p in error.problems]}
+    return {"problems": [asdict(problem) for problem in error.problems]}
 
 
 _RFC_3339 = re.compile(

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
-import re
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from featurekit.markup import escaped, filled, source_of
 from featurekit.serve.messages import time_text
 
 if TYPE_CHECKING:
@@ -23,10 +20,10 @@ SHOWN = 500  # symbols
 
 def page(service: Service, taken: int) -> str:
     """One self-contained page; `taken` counts bars since the server was started."""
-    summary, told = service.monitor.summary(), service.symbols()
+    told = service.symbols()
     stale = sum(each["stale"] for each in told)
     warming = sum(not each["ready"] for each in told)
-    lasting = len(summary["lasting"])
+    lasting = len(service.monitor.lasting)
     closes = [each["close"] for each in told if each["close"]]
     tiles = [
         ("bars taken", f"{taken:,}", ""),
@@ -38,26 +35,24 @@ def page(service: Service, taken: int) -> str:
     ]
     parts = {
         "style": _asset("page.css"),
-        "title": _text(f"{service.pipeline.name} · featurekit serve"),
-        "name": _text(service.pipeline.name),
-        "about": _text(_about(service)),
+        "title": escaped(f"{service.pipeline.name} · featurekit serve"),
+        "name": escaped(service.pipeline.name),
+        "about": escaped(_about(service)),
         "tiles": "".join(
-            f'<div><dt>{_text(name)}</dt><dd class="{kind}">{_text(value)}</dd></div>'
+            f'<div><dt>{escaped(name)}</dt><dd class="{kind}">{escaped(value)}</dd></div>'
             for name, value, kind in tiles
         ),
         "symbols": _symbols(told),
         "flags": _flags(service.flags),
     }
-    # In one pass, so that a placeholder in the data stays what it is.
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset("page.html"))
+    return filled(_asset("page.html"), parts)
 
 
 def policy() -> str:
     """Content-Security-Policy: nothing is fetched, run or framed, and only this style applies."""
-    digest = base64.b64encode(hashlib.sha256(_asset("page.css").encode()).digest()).decode()
     return (
-        f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'"
+        f"default-src 'none'; style-src {source_of(_asset('page.css'))}; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'"
     )
 
 
@@ -72,7 +67,7 @@ def _about(service: Service) -> str:
 def _symbols(told: Sequence[dict[str, object]]) -> str:
     rows = [
         [
-            (_text(each["symbol"]), ""),
+            (escaped(each["symbol"]), ""),
             (_short(each["time"]), ""),
             (_short(each["close"]), ""),
             (*_state(each),),
@@ -104,12 +99,12 @@ def _flags(flags: Sequence[Flag]) -> str:
     rows = [
         [
             (_short(time_text(flag.time)), ""),
-            (_text(flag.symbol or "all"), ""),
-            (_text(flag.severity), flag.severity),
-            (_text(flag.kind), ""),
-            (_text(flag.feature), ""),
+            (escaped(flag.symbol or "all"), ""),
+            (escaped(flag.severity), flag.severity),
+            (escaped(flag.kind), ""),
+            (escaped(flag.feature), ""),
             (f"{flag.value:.4g}", "number"),
-            (_text(flag.expected), "soft"),
+            (escaped(flag.expected), "soft"),
         ]
         for flag in reversed(flags)
     ]
@@ -128,13 +123,9 @@ def _table(heads: Iterable[tuple[str, str]], rows: Iterable[Iterable[tuple[str, 
 
 def _short(time: object) -> str:
     """A time for people: to the second, in UTC."""
-    return _text("—" if time is None else str(time)[:19].replace("T", " "))
+    return escaped("—" if time is None else str(time)[:19].replace("T", " "))
 
 
 @cache
 def _asset(name: str) -> str:
     return files("featurekit.serve").joinpath(name).read_text(encoding="utf-8")
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value).replace("\0", "�"))

@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import polars as pl
 import xxhash
 
-from featurekit.canonical import BARS, FILLS, FILLS_OPTIONAL, TEXT
+from featurekit.canonical import FILLS, FILLS_OPTIONAL, TEXT
 from featurekit.errors import DataError, Problem
-from featurekit.ingest import BARS_SCHEMA
-from featurekit.inputs import columns_of_bars
 from featurekit.serve.messages import MOST_PROBLEMS, RefusedError, nanoseconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from featurekit.pipeline import Pipeline
     from featurekit.serve.messages import Fill, Message
+    from featurekit.stream import Stream
 
 
 class Asked(NamedTuple):
@@ -33,16 +30,11 @@ class Asked(NamedTuple):
 
 
 class Reader:
-    """Reads messages for a pipeline and its symbols."""
+    """Reads messages for a stream."""
 
-    def __init__(self, pipeline: Pipeline, symbols: Sequence[str]) -> None:
-        self.pipeline, self.symbols = pipeline, symbols
-        self.places = {symbol: at for at, symbol in enumerate(symbols)}
-        self.names = columns_of_bars(pipeline.program.inputs)
-        self._others = [name for name in self.names if name not in BARS]
-        schema = pipeline.bars.schema if pipeline.bars is not None else None
-        # Then bars are as `push` takes them, one after another.
-        self._plain = pipeline.account.scope == "symbol" and schema in (None, BARS_SCHEMA)
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.places = {symbol: at for at, symbol in enumerate(stream.symbols)}
 
     def bars(self, message: Message) -> list[Asked]:
         """The bars of a message by number.
@@ -75,7 +67,7 @@ class Reader:
                 "volume": bar.volume,
                 **(bar.__pydantic_extra__ or {}),
             }
-            close = int(self.pipeline.closes_of(np.array([stamp]))[0])
+            close = self.stream.close_of(stamp)
             problems += [
                 Problem(
                     f"{name} is no number",
@@ -84,7 +76,7 @@ class Reader:
                     got=ascii(values[name])[:80],
                     fix=f'"{name}": 0.0',
                 )
-                for name in self._others
+                for name in self.stream.others
                 if isinstance(values.get(name), str | bool)
             ]
             asked.append(
@@ -99,7 +91,7 @@ class Reader:
 
         Bars of a portfolio that close together come together.
         """
-        if self._plain and all(_is_sound(one.values, self._others) for one in bars):
+        if all(self.stream.is_plain(one.values) for one in bars):
             return [([one], None) for one in bars]
         groups: dict[int, list[Asked]] = {}
         for one in bars:
@@ -111,7 +103,7 @@ class Reader:
         return Problem(
             "there is no such symbol",
             where=ascii(symbol)[:80],
-            expected=", ".join(self.symbols[:5]),
+            expected=", ".join(self.stream.symbols[:5]),
             fix="GET /symbols   # those that the state began with; --state ANOTHER for new ones",
         )
 
@@ -120,23 +112,9 @@ class Reader:
         names = dict.fromkeys(name for one in bars for name in one.values)
         stamps = pl.Series("time", [one.stamp for one in bars]).cast(pl.Datetime("ns", "UTC"))
         columns = {name: [one.values.get(name) for one in bars] for name in names}
-        symbols = [self.symbols[one.at] for one in bars]
+        symbols = [self.stream.symbols[one.at] for one in bars]
         frame = pl.DataFrame({"symbol": symbols, "time": stamps, **columns}, strict=False)
         return frame.with_columns(pl.col(pl.Null).cast(pl.Float64))
-
-
-def _is_sound(values: dict[str, Any], others: Sequence[str]) -> bool:
-    """Whether a bar plainly keeps the usual schema; if not, the stream says what is wrong."""
-    low, high = values["low"], values["high"]
-    try:
-        return (
-            0.0 < low <= values["open"] <= high
-            and low <= values["close"] <= high
-            and values["volume"] >= 0.0
-            and all(abs(values[name]) < np.inf for name in others)
-        )
-    except (KeyError, TypeError):
-        return False
 
 
 def digest_of(values: object) -> int:

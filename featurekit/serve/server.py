@@ -114,11 +114,11 @@ def begin(
     else:
         service = Service.restore(snapshot, dataset, encoder=encoder, window=window)
     count = sum(service.again(one) for one in journal.records())
-    for note in _apart(service, dataset):
-        tell(note)
     if snapshot is None or count:
         journal.rotate(service.snapshot())
     if snapshot is not None:
+        for note in _apart(service, dataset):
+            tell(note)
         since = f", {count:,} bars after its snapshot" if count else ""
         tell(f"goes on from {journal.folder}{since}")
     return service

@@ -81,7 +81,7 @@ class Service:
         self.pipeline = stream.pipeline
         self.monitor = Monitor(dataset, symbols=stream.symbols)
         self.flags: list[Flag] = []  # the newest, for the page
-        self._reader = Reader(self.pipeline, stream.symbols)
+        self._reader = Reader(stream)
         kept = window + LEAST_KEPT
         self._recent = Recent(len(stream.symbols), kept, len(self.pipeline.columns))
         self._ids: OrderedDict[str, int] = OrderedDict()
@@ -286,16 +286,14 @@ class Service:
         Raises:
             RefusedError: when a bar is late, or another one than before.
         """
-        lasts, problems = self.stream.closes, []
-        # Rows of a portfolio saw the closes of all its symbols.
-        newest = int(lasts.max()) if self.pipeline.account.scope == "portfolio" else -1
+        lasts, problems = self.stream.lasts(), []
         new: dict[tuple[int, int], Asked] = {}
         found: dict[tuple[int, int], Kept] = {}
         for one in asked:
-            key, digest = (one.at, one.close), None
+            key, digest, last = (one.at, one.close), None, lasts[one.at]
             if key in new:
                 digest = new[key].digest
-            elif one.close <= lasts[one.at] or one.close <= newest:
+            elif last is not None and one.close <= last:
                 kept = self._recent.find(one.at, one.close)
                 if kept is not None and kept.digest:
                     digest, found[key] = kept.digest, kept
@@ -303,7 +301,6 @@ class Service:
                 new[key] = one
                 continue
             if digest != one.digest:
-                last = max(int(lasts[one.at]), newest)
                 problems.append(self._late(one, last, digest is not None))
         if problems:
             raise RefusedError(409, *problems[:MOST_PROBLEMS])
@@ -337,7 +334,7 @@ class Service:
         for bars, frame in groups:
             if frame is None:
                 (one,) = bars
-                values = {name: one.values[name] for name in self._reader.names}
+                values = {name: one.values[name] for name in self.stream.bar_columns}
                 rows = [self.stream.push(self.stream.symbols[one.at], one.stamp, **values)]
             else:
                 table = self.stream.update(frame)
@@ -434,9 +431,9 @@ class Service:
             )
         return before is not None, digest
 
-    def _late(self, bar: Asked, last: int, changed: bool) -> Problem:
+    def _late(self, bar: Asked, last: int | None, changed: bool) -> Problem:
         symbol = self.stream.symbols[bar.at]
-        if changed:
+        if changed or last is None:
             return Problem(
                 "another bar of this time was taken before",
                 where=f"{symbol}, {time_text(bar.stamp)}",
@@ -455,10 +452,7 @@ class Service:
     def _fill_recent(self, dataset: Dataset) -> None:
         """Puts the last rows of a dataset in, which lead up to the first bars."""
         closes = self.stream.closes
-        last = {segment.symbol: segment for segment in dataset.manifest.segments}
-        for symbol, segment in last.items():
-            if symbol not in self._reader.places:
-                continue
+        for symbol, segment in dataset.manifest.last_segments.items():
             at, count = self._reader.places[symbol], min(segment.rows, self._recent.rows.shape[1])
             stop = segment.start + segment.rows
             rows = dataset.read(stop - count, stop)

@@ -14,6 +14,7 @@ from featurekit.build.base import rows_digest
 from featurekit.build.fills import Fills
 from featurekit.build.parts import warmup_of
 from featurekit.build.saved import load
+from featurekit.canonical import BARS
 from featurekit.clock import Clock
 from featurekit.errors import ConfigError, DataError, Problem
 from featurekit.ingest import BARS_SCHEMA
@@ -101,10 +102,10 @@ class Stream:
             for symbol in self.symbols
         ]
         names = program.inputs
-        self._bar_columns = columns_of_bars(names)
-        self._read = [names.index(name) for name in self._bar_columns]
-        self._named = list(zip(self._read, self._bar_columns, strict=True))
-        self._others = [n for n in self._bar_columns if n not in (*_PRICES, "volume")]
+        self.bar_columns = columns_of_bars(names)
+        self._read = [names.index(name) for name in self.bar_columns]
+        self._named = list(zip(self._read, self.bar_columns, strict=True))
+        self.others = [name for name in self.bar_columns if name not in BARS]
         account_names = [name for name in names if name in ACCOUNT_COLUMNS]
         to = [names.index(name) for name in account_names]
         joined = to == list(range(to[0], to[0] + len(to))) if to else False
@@ -122,6 +123,7 @@ class Stream:
         self._max_gap = duration(pipeline.segments.max_gap) if pipeline.segments.reset else None
         self._schema_name = (bars.schema if bars is not None else None) or BARS_SCHEMA
         self._schema = load_schema(self._schema_name)
+        self._one_by_one = account.scope == "symbol" and self._schema_name == BARS_SCHEMA
         self._one = np.zeros(1, np.int64)
 
     # --- bars ----------------------------------------------------------------------------------
@@ -150,7 +152,7 @@ class Stream:
             return rows
         which = np.array([at for at, _, _ in found], np.int64)
         values = np.empty((len(found), len(self._program.inputs)))
-        table = bars.select(pl.col(self._bar_columns).cast(pl.Float64)).to_numpy()
+        table = bars.select(pl.col(self.bar_columns).cast(pl.Float64)).to_numpy()
         values[:, self._read] = table[[row for _, row, _ in found]]
         self._tell_closes(bars, found)
         for at, _, close in found:
@@ -174,24 +176,13 @@ class Stream:
         at = self._places.get(symbol)
         values = np.empty((1, len(self._program.inputs)))
         row = values[0]
-        close = time + self._shift
-        try:
-            for place, name in self._named:
-                row[place] = bar[name]
-            last = -1 if at is None else self._closes[at]
-            sound = (
-                self._schema_name == BARS_SCHEMA
-                and 0.0 < bar["low"] <= bar["open"] <= bar["high"] < np.inf
-                and bar["low"] <= bar["close"] <= bar["high"]
-                and 0.0 <= bar["volume"] < np.inf
-                and all(abs(bar[name]) < np.inf for name in self._others)
-            )
-        except (KeyError, TypeError, ValueError):  # `update` says what is wrong
-            sound, last = False, -1
-        scope = self.pipeline.account.scope
-        if at is None or not sound or scope != "symbol" or (last is not None and close <= last):
+        close = self.close_of(time)
+        last = None if at is None else self._closes[at]
+        if at is None or (last is not None and close <= last) or not self.is_plain(bar):
             return self.update(_frame(symbol, time, bar), scaled=scaled)[at or 0]
         self._check_scaled(scaled)
+        for place, name in self._named:
+            row[place] = bar[name]
         self._close(at, close)
         if self._account_from:
             row[self._account_to] = self._accounts[at]
@@ -201,6 +192,36 @@ class Stream:
         out = np.empty((1, self._program.width), np.float32)
         self._program.run_each(self._states, self._one, values, out)
         return (self._scaled(out) if scaled else out)[0]
+
+    def is_plain(self, bar: Mapping[str, Any]) -> bool:
+        """Whether these numbers can be taken one bar after another, and keep the usual schema.
+
+        If not, `update` takes them, or says what is wrong.
+        """
+        try:
+            return (
+                self._one_by_one
+                and 0.0 < bar["low"] <= bar["open"] <= bar["high"] < np.inf
+                and bar["low"] <= bar["close"] <= bar["high"]
+                and 0.0 <= bar["volume"] < np.inf
+                and all(abs(bar[name]) < np.inf for name in self.others)
+            )
+        except (KeyError, TypeError, ValueError):
+            return False
+
+    def close_of(self, stamp: int) -> int:
+        """When a bar of this stamp closes; both in UTC ns."""
+        return stamp + self._shift
+
+    def lasts(self) -> Sequence[int | None]:
+        """What the next bar of each symbol has to close after, UTC ns; None before any bar.
+
+        Rows of a portfolio saw the closes of all its symbols: no bar may come before these.
+        """
+        if self.pipeline.account.scope == "symbol":
+            return self._closes
+        newest = max((close for close in self._closes if close is not None), default=None)
+        return [newest] * len(self._closes)
 
     def check(self, bars: pl.DataFrame) -> pl.DataFrame:
         """The bars, if they keep the schema and are of these symbols; several of one may be there.
@@ -332,11 +353,24 @@ class Stream:
         for at, symbol in enumerate(stream.symbols):
             one = saved[symbol]
             stream._states[at], stream._closes[at] = one.engine, one.last_close
-            stream._ages[at] = _age(dataset, one, stream._shift, stream._warmup)
+            stream._ages[at] = stream._age(dataset, one)
             stream._replays[at] = AccountReplay.from_state(one.account)
         return stream
 
     # --- its parts -----------------------------------------------------------------------------
+
+    def _age(self, dataset: Dataset, saved: Saved) -> int:
+        """Bars since the features of a symbol started afresh, as far as a dataset tells.
+
+        Its last bar has a row if it is past the warm-up. If not, bars count from the last one on
+        where a gap may have been, and from the first one on where there is none.
+        """
+        last = dataset.manifest.last_segments.get(saved.symbol)
+        if last is not None:
+            stop = last.start + last.rows
+            if self.close_of(int(dataset.read(stop - 1, stop).time[0])) == saved.last_close:
+                return max(saved.bars, self._warmup + 1)
+        return saved.bars if self._max_gap is None else 1
 
     def _digest(self) -> str:
         return rows_digest(self.pipeline, warmup_of(self.pipeline))
@@ -369,7 +403,7 @@ class Stream:
         start, high, low, close, volume = (bars[n].to_numpy() for n in (*_PRICES, "volume"))
         inside = (low > 0.0) & (low <= start) & (start <= high) & (low <= close) & (close <= high)
         sound = inside & (high < np.inf) & (volume >= 0.0) & (volume < np.inf)
-        numbers = bars.select(pl.col(self._bar_columns).cast(pl.Float64)).to_numpy()
+        numbers = bars.select(pl.col(self.bar_columns).cast(pl.Float64)).to_numpy()
         once = bars["symbol"].n_unique() == bars.height
         return bool(sound.all()) and bool(np.isfinite(numbers).all()) and once
 
@@ -378,12 +412,10 @@ class Stream:
         stamps = bars["time"].dt.epoch("ns").to_list()
         found: list[tuple[int, int, int]] = []
         late, twice, seen = [], [], set()
-        newest = None  # rows of a portfolio saw the closes of all its symbols
-        if self.pipeline.account.scope == "portfolio":
-            newest = max((close for close in self._closes if close is not None), default=None)
+        lasts = self.lasts()
         for row, (symbol, stamp) in enumerate(zip(bars["symbol"].to_list(), stamps, strict=True)):
-            at, close = self._places[symbol], stamp + self._shift
-            last = self._closes[at] if newest is None else newest
+            at, close = self._places[symbol], self.close_of(stamp)
+            last = lasts[at]
             if at in seen:
                 twice.append(symbol)
             elif last is None or close > last:
@@ -499,21 +531,6 @@ class Stream:
 
 
 _NONE = (np.empty(0, np.int64), np.empty(0, np.float64))
-
-
-def _age(dataset: Dataset, saved: Saved, shift: int, warmup: int) -> int:
-    """Bars since the features of a symbol started afresh, as far as a dataset tells.
-
-    Its last bar has a row if it is past the warm-up. If not, bars count from the last one on where
-    a gap may have been, and from the first one on where there is none.
-    """
-    last = [segment for segment in dataset.manifest.segments if segment.symbol == saved.symbol]
-    if last:
-        row = last[-1].start + last[-1].rows
-        if int(dataset.read(row - 1, row).time[0]) + shift == saved.last_close:
-            return max(saved.bars, warmup + 1)
-    pipeline = Pipeline.from_yaml(dataset.manifest.pipeline)
-    return 1 if pipeline.segments.reset else saved.bars
 
 
 def _check_options(symbols: Sequence[str], late: str) -> None:
