@@ -34,6 +34,7 @@ class _Leak:
     They are those of the cut that reached furthest back.
     """
 
+    column: int
     cut: int
     how: How
     rows: NDArray[np.int64]
@@ -49,7 +50,7 @@ def causality(subject: Subject, tell: Tell, *, thorough: bool) -> Proof:
     more = cut_points(subject, OWN_CUTS) if subject.prepare is not None and subject.own else []
     steps = [(cut, how, True) for cut in more for how in hows[:2]]
     steps += [(cut, how, False) for cut in cuts for how in hows]
-    names = _names(subject)
+    names = [*(subject.own if subject.prepare is not None else []), *subject.names]
     whole = _columns(subject, subject.bars, subject.fills)
     known = {False: whole, True: whole[:, : len(subject.own)]}
     for done, (cut, how, only) in enumerate(steps):
@@ -59,10 +60,10 @@ def causality(subject: Subject, tell: Tell, *, thorough: bool) -> Proof:
         before = np.flatnonzero(subject.closes <= cut)
         mine = before if how != "cut off" else np.arange(len(other))
         differ = apart(known[only][before], other[mine])
-        for j in np.flatnonzero(differ.any(0)):
+        for j in np.flatnonzero(differ.any(0)).tolist():
             rows = before[differ[:, j]]
             size = _size(known[only][:, j], before, other[mine, j])
-            leak = leaks.setdefault(names[j], _Leak(cut, how, rows, int(rows[0]), size))
+            leak = leaks.setdefault(names[j], _Leak(j, cut, how, rows, int(rows[0]), size))
             if cut - subject.closes[rows[0]] > leak.cut - subject.closes[leak.rows[0]]:
                 leak.cut, leak.how, leak.rows = cut, how, rows
             leak.first = min(leak.first, int(rows[0]), key=lambda row: subject.closes[row])
@@ -73,7 +74,7 @@ def causality(subject: Subject, tell: Tell, *, thorough: bool) -> Proof:
     findings = [
         _rounded(subject, name, leak)
         if rounding and leak.size <= (EXACT if name in subject.own else NEAR)
-        else _finding(subject, name, leak, names, hows)
+        else _finding(subject, name, leak, whole, hows)
         for name, leak in leaks.items()
     ]
     looked = f"{len(subject.names)} columns, {len(cuts)} cuts, {len(hows)} futures after each"
@@ -105,11 +106,6 @@ def _size(
     off = np.abs(known[before] - other)
     off[~apart(known[before], other)] = 0.0
     return float(np.nan_to_num(off, nan=np.inf).max()) / deviation
-
-
-def _names(subject: Subject) -> list[str]:
-    own = subject.own if subject.prepare is not None else []
-    return [*own, *subject.names]
 
 
 def cut_points(subject: Subject, many: int) -> list[int]:
@@ -184,9 +180,9 @@ def _rounded(subject: Subject, name: str, leak: _Leak) -> Finding:
 
 
 def _finding(
-    subject: Subject, name: str, leak: _Leak, names: list[str], hows: tuple[How, ...]
+    subject: Subject, name: str, leak: _Leak, known: NDArray[np.float64], hows: tuple[How, ...]
 ) -> Finding:
-    horizon, ends = _horizon(subject, names.index(name), leak, hows)
+    horizon, ends = _horizon(subject, leak, known, hows)
     far = "to the end of the data" if ends else f"{horizon} bar{'s' if horizon != 1 else ''} ahead"
     own = name in subject.own
     where = "the column of the bars" if own else "the column"
@@ -211,11 +207,13 @@ def _told(how: How) -> str:
     return {"noise": "others", "NaN": "holes"}.get(how, how)
 
 
-def _horizon(subject: Subject, j: int, leak: _Leak, hows: tuple[How, ...]) -> tuple[int, bool]:
+def _horizon(
+    subject: Subject, leak: _Leak, known: NDArray[np.float64], hows: tuple[How, ...]
+) -> tuple[int, bool]:
     """How many bars ahead the column sees at a leaking row, and whether that is to the end."""
     worst, ends = 1, False
     how: How = "noise" if leak.how == "cut off" else leak.how
-    known = _columns(subject, subject.bars, subject.fills)
+    j = leak.column
     for row in {int(leak.rows[0]), int(leak.rows[-1])}:
         span = next((f, n) for _, f, n in subject.spans if f <= row < f + n)
         last = span[0] + span[1] - 1

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from featurekit.cli.terminal import progress, terminable
+from featurekit.cli.terminal import on_bad, progress, terminable
 
 if TYPE_CHECKING:
     from featurekit.build import Build
@@ -20,13 +20,7 @@ if TYPE_CHECKING:
 @click.command("build")
 @click.argument("pipeline", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Directory; build/NAME by default.")
-@click.option(
-    "--on-bad",
-    type=click.Choice(["fail", "quarantine"]),
-    default="fail",
-    show_default=True,
-    help="What to do with bars that break their schema.",
-)
+@on_bad
 @click.option("--resplit", is_flag=True, help="Cut the splits and fit the scaling anew.")
 @click.option(
     "--verify",

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from featurekit.cli.terminal import progress, terminable
+from featurekit.cli.terminal import on_bad, progress, terminable
 from featurekit.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -27,13 +27,7 @@ if TYPE_CHECKING:
     metavar="MODULE:FUNCTION",
     help="What computes your own columns from bars: it is proved with the pipeline.",
 )
-@click.option(
-    "--on-bad",
-    type=click.Choice(["fail", "quarantine"]),
-    default="fail",
-    show_default=True,
-    help="What becomes of rows that break the schema, as in build.",
-)
+@on_bad
 @click.option("--thorough", is_flag=True, help="All symbols and rows, and more cuts.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(

@@ -1,4 +1,4 @@
-"""What long commands have in common: a progress bar, and an end on SIGTERM."""
+"""What commands have in common: an option, a progress bar, and an end on SIGTERM."""
 
 from __future__ import annotations
 
@@ -7,10 +7,21 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import click
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from rich.console import Console
+
+
+on_bad = click.option(
+    "--on-bad",
+    type=click.Choice(["fail", "quarantine"]),
+    default="fail",
+    show_default=True,
+    help="What to do with bars that break their schema.",
+)
 
 
 @contextmanager

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from featurekit.errors import ConfigError, FeaturekitError, Problem
 from featurekit.ingest import FILLS_SCHEMA
@@ -23,6 +21,7 @@ from featurekit.serve.messages import MOST_PROBLEMS, RefusedError, time_text
 from featurekit.serve.reader import Asked, Reader, digest_of, fills_of, frame_of
 from featurekit.serve.recent import Kept, Recent
 from featurekit.stream import Stream
+from featurekit.stream.state import pack, unpack
 from featurekit.timeline import duration
 from featurekit.violations import refuse
 
@@ -39,6 +38,11 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 LEAST_KEPT = 32  # rows of a symbol: what a client that lost the connection may send again
+NO_SNAPSHOT = Problem(
+    "this is no snapshot of a service",
+    expected="the bytes of service.snapshot()",
+    fix="--state ANOTHER_DIRECTORY",
+)
 MOST_IDS = 100_000
 MOST_FLAGS = 50  # that the page shows
 
@@ -237,9 +241,7 @@ class Service:
         """All it knows, to `restore`: safetensors."""
         state = np.frombuffer(self.stream.state(), np.uint8)
         told = {"format": FORMAT, "ids": list(self._ids.items())}
-        return save(
-            {"stream": state, **self._recent.tables()}, metadata={"serve": json.dumps(told)}
-        )
+        return pack("serve", told, {"stream": state, **self._recent.tables()})
 
     @classmethod
     def restore(
@@ -255,21 +257,7 @@ class Service:
         Raises:
             ConfigError: when it is none, or of another pipeline or version, or as Service.
         """
-        try:
-            length = int.from_bytes(snapshot[:8], "little")
-            told = json.loads(json.loads(snapshot[8 : 8 + length])["__metadata__"]["serve"])
-            if told["format"] != FORMAT:
-                raise ValueError(f"format {told['format']}, not {FORMAT}")
-            tables = load(snapshot)
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                Problem(
-                    "this is no snapshot of a service",
-                    expected="the bytes of service.snapshot()",
-                    got=f"{type(error).__name__}: {str(error)[:80]}",
-                    fix="--state ANOTHER_DIRECTORY",
-                )
-            ) from error
+        told, tables = unpack("serve", snapshot, FORMAT, NO_SNAPSHOT)
         pipeline = Pipeline.from_yaml(dataset.manifest.pipeline)
         stream = Stream.resume(pipeline, tables.pop("stream").tobytes(), scaling=dataset.scaling)
         service = cls.__new__(cls)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
@@ -18,12 +19,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = 2  # 2: ages
+NO_STATE = Problem(
+    "this is no state of a stream",
+    expected="the bytes of stream.state()",
+    fix="Stream.resume(pipeline, stream.state())",
+)
 
 
 def write_state(head: Mapping[str, Any], engine: NDArray[np.float64]) -> bytes:
     """Safetensors: the columns' states [symbols, n], and the rest as JSON."""
-    told = {"format": FORMAT, "versions": versions(), **head}
-    return save({"engine": engine}, metadata={"stream": json.dumps(told)})
+    return pack("stream", {"format": FORMAT, "versions": versions(), **head}, {"engine": engine})
 
 
 def check_same(rows: object, now: str, built: Mapping[str, str]) -> None:
@@ -63,19 +68,30 @@ def read_state(state: bytes) -> tuple[dict[str, Any], NDArray[np.float64]]:
     Raises:
         ConfigError: when these bytes are something else, damaged or of another format.
     """
+    head, tables = unpack("stream", state, FORMAT, NO_STATE)
+    return head, tables["engine"]
+
+
+def pack(name: str, head: Mapping[str, Any], tables: Mapping[str, NDArray[Any]]) -> bytes:
+    """Safetensors of tables, with a head as JSON, which has a `format`."""
+    return save(dict(tables), metadata={name: json.dumps(head)})
+
+
+def unpack(
+    name: str, data: bytes, version: int, none: Problem
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """What `pack` wrote.
+
+    Raises:
+        ConfigError: `none`, with what it is instead, when these bytes are something else, damaged
+            or of another format.
+    """
     try:
-        length = int.from_bytes(state[:8], "little")
-        metadata = json.loads(state[8 : 8 + length])["__metadata__"]
-        head = json.loads(metadata["stream"])
-        if head["format"] != FORMAT:
-            raise ValueError(f"format {head['format']}, not {FORMAT}")
-        return head, load(state)["engine"]
+        length = int.from_bytes(data[:8], "little")
+        head = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][name])
+        if head["format"] != version:
+            raise ValueError(f"format {head['format']}, not {version}")
+        return head, load(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            Problem(
-                "this is no state of a stream",
-                expected="the bytes of stream.state()",
-                got=f"{type(error).__name__}: {str(error)[:80]}",
-                fix="Stream.resume(pipeline, stream.state())",
-            )
-        ) from error
+        got = f"{type(error).__name__}: {str(error)[:80]}"
+        raise ConfigError(replace(none, got=got)) from error
